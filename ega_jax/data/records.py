@@ -1,0 +1,98 @@
+"""The schema: what one training row and one evaluation subset are, whatever file they came from.
+
+MMEB (arXiv 2410.05160) stores a side of a pair as a text that already holds an image token, `<|image_1|>`, where its
+image belongs, and a path relative to an image directory; an absent side is the empty string. Readers (`ega_jax.data.mmeb`)
+and generators (`ega_jax.data.glyphs`) speak that format on disk; everything downstream sees only the classes below.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ega_jax.errors import BadInputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Int32
+    from PIL.Image import Image
+
+IMAGE_TOKEN = "<|image_1|>"
+"""MMEB's image token, as it stands in the texts of every published subset."""
+
+MetaTask = Literal["classification", "vqa", "retrieval", "grounding", "other"]
+Distribution = Literal["in", "out"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Side:
+    """One side of a pair: a query, a positive target, a negative or a candidate.
+
+    Attributes:
+      text: the text, with one image token where each image belongs; never empty unless there is an image.
+      images: the images in reading order: a path of an encoded file, or a decoded picture.
+    Two sides are the same item exactly when their texts and image paths are equal.
+    """
+
+    text: str
+    images: tuple[Path | Image, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TrainRecord:
+    """One training pair, with the explicit hard negatives that its row carries (most rows carry none)."""
+
+    query: Side
+    positive: Side
+    negatives: tuple[Side, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SubsetInfo:
+    """What a subset is: its place in MMEB's tables.
+
+    Attributes:
+      name: the directory name of the subset.
+      meta_task: one of MMEB's four, or "other".
+      distribution: "in" where a training set of the same task exists, "out" for a held-out one.
+    """
+
+    name: str
+    meta_task: MetaTask = "other"
+    distribution: Distribution = "in"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class EvalSubset:
+    """One evaluation subset: queries and, for each, its own pool of candidates, the right one first.
+
+    Attributes:
+      info: name and place in the tables.
+      queries: one side a query.
+      targets: the distinct candidates of all queries together, so that each is encoded once.
+      candidates: one int32 array (C_i,) a query: indices into `targets`, the gold one at index 0.
+    """
+
+    info: SubsetInfo
+    queries: tuple[Side, ...]
+    targets: tuple[Side, ...]
+    candidates: tuple[Int32[np.ndarray, " C"], ...]
+
+
+class BadRecordError(BadInputError):
+    """One record is wrong: where it stands and why.
+
+    Attributes:
+      file: the file that holds the row.
+      row: its number, from 0.
+      field: the column.
+      reason: what is wrong with it, as a clause without a full stop.
+    """
+
+    def __init__(self, file: Path | str, row: int, field: str, reason: str) -> None:
+        self.file, self.row, self.field, self.reason = Path(file), row, field, reason
+        super().__init__(f"{file}, row {row}, field {field!r}: {reason}")
+
+    def __reduce__(self) -> tuple[type, tuple]:  # an exception with its own __init__ must say how to cross processes
+        return type(self), (self.file, self.row, self.field, self.reason)
