@@ -1,0 +1,208 @@
+"""MMEB's protocol (arXiv 2410.05160): each query ranks its own candidates; hit@1 a subset; plain means.
+
+Where common harnesses are lenient this one is strict, because each leniency has flattered numbers: ties count
+against the model, an embedding that is not finite is an error, queries and targets go through one and the
+same encoder call, scores are float32, and means over fewer subsets than the suite has are labelled partial.
+"""
+
+from __future__ import annotations
+
+import collections
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ega_jax.errors import BadInputError
+from ega_jax.evaluation import retrieval
+from ega_jax.evaluation.encoding import EncodedItems
+from ega_jax.evaluation.results import (
+    METRICS,
+    Example,
+    MeanResult,
+    Results,
+    Scores,
+    SubsetDetails,
+    SubsetResult,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from jaxtyping import Float32, Int32, Int64
+
+    from ega_jax.data.records import EvalSubset, Side
+    from ega_jax.evaluation.encoding import Encode
+
+TOP = 5
+"""Candidates that are kept of each query."""
+
+EXAMPLES_PER_OUTCOME = 3
+"""Queries answered right, and as many answered wrong, that are spelt out for the report of each subset."""
+
+
+def evaluate(
+    encode: Encode,
+    subsets: Sequence[EvalSubset],
+    *,
+    suite: str = "custom",
+    expected: Collection[str] = (),
+    progress: Callable[[int, int], object] | None = None,
+) -> Results:
+    """Encodes every distinct item once, scores every query against its own pool, and averages as MMEB does.
+
+    Args:
+      encode: maps n sides to (n, D) float32 unit rows. It is called with the distinct sides of all subsets,
+        queries and targets alike, in the order of first appearance, some thousands at a time.
+      subsets: what to evaluate; names must differ.
+      suite: what the subsets are part of, e.g. "mmeb".
+      expected: names of all subsets of the suite; those not evaluated are listed as missing in the results.
+      progress: called with (items done, items in all), first with 0 done.
+
+    Returns:
+      Scores of every subset in the order given, their means, and what each query retrieved.
+
+    Raises:
+      BadInputError: a subset is empty, has a query without candidates, or shares its name with another.
+      NonFiniteEmbeddingError: an embedding is NaN or infinite.
+      ValueError: `encode` returned rows of another number, rank or norm than it should.
+    """
+    _check_subsets(subsets)
+    items = EncodedItems(encode, subsets, progress)
+    outcomes = [_score_subset(subset, items) for subset in subsets]
+    scored = tuple(result for result, _ in outcomes)
+    return Results(
+        subsets=scored,
+        means=mean_results(scored),
+        suite=suite,
+        missing=tuple(sorted(set(expected) - {subset.info.name for subset in subsets})),
+        details=tuple(details for _, details in outcomes),
+    )
+
+
+def mean_results(subsets: Sequence[SubsetResult]) -> dict[str, MeanResult]:
+    """Returns MMEB's means: "all", "in", "out", each meta-task present, and "macro" over meta-tasks."""
+    means = {"all": _mean_of_subsets(subsets)}
+    for distribution in ("in", "out"):
+        chosen = [subset for subset in subsets if subset.distribution == distribution]
+        if chosen:
+            means[distribution] = _mean_of_subsets(chosen)
+    meta_tasks = list(dict.fromkeys(subset.meta_task for subset in subsets))
+    for meta_task in meta_tasks:
+        means[meta_task] = _mean_of_subsets([subset for subset in subsets if subset.meta_task == meta_task])
+    macro = _mean_of_scores([means[meta_task].scores for meta_task in meta_tasks])
+    return {**means, "macro": MeanResult(len(subsets), macro)}
+
+
+def scores_of_ranks(ranks: Int32[np.ndarray, " Q"], chance: float) -> Scores:
+    """Returns all metrics of the given gold ranks (Q,)."""
+    hit_at_1 = retrieval.hit_rate(ranks, 1)
+    return Scores(
+        metrics={
+            "hit@1": hit_at_1,
+            "hit@5": retrieval.hit_rate(ranks, 5),
+            "hit@10": retrieval.hit_rate(ranks, 10),
+            "mrr": retrieval.mean_reciprocal_rank(ranks),
+            "ndcg@5": retrieval.ndcg(ranks, 5),
+        },
+        standard_error=retrieval.binomial_standard_error(hit_at_1, len(ranks)),
+        chance=chance,
+    )
+
+
+def choose_examples(ranks: Sequence[int], count: int = EXAMPLES_PER_OUTCOME) -> list[int]:
+    """Returns up to `count` queries that were answered right, then as many that were not.
+
+    They stand at even distances among all of their kind, so that the choice is neither random nor flattering.
+    """
+    chosen = []
+    for right in (True, False):
+        rows = [row for row, rank in enumerate(ranks) if (rank == 1) == right]
+        step = max(len(rows) / count, 1.0)
+        chosen += [rows[int((index + 0.5) * step)] for index in range(min(count, len(rows)))]
+    return chosen
+
+
+def _check_subsets(subsets: Sequence[EvalSubset]) -> None:
+    if not subsets:
+        raise BadInputError("nothing to evaluate: no subset was given")
+    counts = collections.Counter(subset.info.name for subset in subsets)
+    if doubled := sorted(name for name, count in counts.items() if count > 1):
+        raise BadInputError(f"subsets given more than once: {', '.join(doubled)}")
+    for subset in subsets:
+        name, queries, pools = subset.info.name, len(subset.queries), len(subset.candidates)
+        if queries == 0:
+            raise BadInputError(f"subset {name!r} has no queries")
+        if pools != queries:
+            raise BadInputError(f"subset {name!r} has {queries} queries but {pools} candidate pools")
+        for row, pool in enumerate(subset.candidates):
+            if len(pool) == 0:
+                raise BadInputError(f"subset {name!r}, query {row}: no candidates")
+            if np.min(pool) < 0 or np.max(pool) >= len(subset.targets):
+                raise BadInputError(f"subset {name!r}, query {row}: a candidate is not among the targets")
+
+
+def _mean_of_subsets(subsets: Sequence[SubsetResult]) -> MeanResult:
+    return MeanResult(len(subsets), _mean_of_scores([subset.scores for subset in subsets]))
+
+
+def _mean_of_scores(scores: Sequence[Scores]) -> Scores:
+    return Scores(
+        metrics={metric: statistics.fmean(score.metrics[metric] for score in scores) for metric in METRICS},
+        standard_error=sum(score.standard_error**2 for score in scores) ** 0.5 / len(scores),
+        chance=statistics.fmean(score.chance for score in scores),
+    )
+
+
+def _score_subset(subset: EvalSubset, items: EncodedItems) -> tuple[SubsetResult, SubsetDetails]:
+    target_ids = items.ids(subset.targets)
+    queries, targets = items.embeddings[items.ids(subset.queries)], items.embeddings[target_ids]
+    pools = [_distinct(np.asarray(pool), target_ids) for pool in subset.candidates]
+    ranks, positives, hardest, tops, examples_top = [], [], [], [], []
+    for pool, scores in zip(pools, retrieval.pool_scores(queries, targets, pools), strict=True):
+        best = retrieval.top_positions(scores, target_ids[pool], TOP)
+        ranks.append(retrieval.gold_rank(scores))
+        positives.append(_rounded(scores[0]))
+        hardest.append(_rounded(scores[1:].max()) if len(scores) > 1 else None)
+        tops.append(pool[best].tolist())
+        examples_top.append([(int(place), _rounded(scores[place])) for place in best])
+    examples = tuple(
+        Example(
+            query_index=row,
+            query=_item(subset.queries[row]),
+            gold=_item(subset.targets[pools[row][0]]),
+            gold_score=positives[row],
+            retrieved=tuple(
+                {**_item(subset.targets[pools[row][place]]), "score": score, "is_gold": place == 0}
+                for place, score in examples_top[row]
+            ),
+        )
+        for row in choose_examples(ranks)
+    )
+    sizes = np.asarray([len(pool) for pool in pools])
+    result = SubsetResult(
+        name=subset.info.name,
+        meta_task=subset.info.meta_task,
+        distribution=subset.info.distribution,
+        queries=len(ranks),
+        pool_size=float(sizes.mean()),
+        scores=scores_of_ranks(np.asarray(ranks, np.int32), chance=float(np.mean(1.0 / sizes))),
+    )
+    return result, SubsetDetails(subset.info.name, ranks, positives, hardest, tops, examples)
+
+
+def _distinct(pool: Int32[np.ndarray, " C"], target_ids: Int64[np.ndarray, " T"]) -> Int32[np.ndarray, " U"]:
+    """Drops an item's repeats from a pool: a copy of the gold one must not count against it."""
+    _, first_appearances = np.unique(target_ids[pool], return_index=True)
+    return pool[np.sort(first_appearances)]
+
+
+def _item(side: Side) -> dict[str, Any]:
+    # Absolute, because the report may be written from another working directory.
+    images = [str(image.absolute()) if isinstance(image, Path) else None for image in side.images]
+    return {"text": side.text, "images": images}
+
+
+def _rounded(similarity: Float32[np.ndarray, ""]) -> float:
+    return round(float(similarity), 6)
