@@ -1,0 +1,228 @@
+"""What a LLaVA-OneVision is, and its two-way reading of the published `config.json`.
+
+A published setting that the model does not carry out is refused by name, never skipped: running on with half
+a configuration gives wrong embeddings without a sign.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ega_jax.errors import BadInputError
+from ega_jax.models.anyres import AnyresConfig
+from ega_jax.models.qwen2 import Qwen2Config
+from ega_jax.models.siglip import SiglipConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class LlavaOnevisionConfig:
+    """Sizes and rules of the whole model.
+
+    Attributes:
+      vision, text: the tower and the decoder.
+      image: how pictures become tiles (host side); its tile and grid sizes are the tower's.
+      image_token_id, video_token_id: the placeholders of visual tokens.
+    """
+
+    vision: SiglipConfig
+    text: Qwen2Config
+    image: AnyresConfig
+    image_token_id: int
+    video_token_id: int
+
+    def __post_init__(self) -> None:
+        if (self.image.tile_size, self.image.grid_size) != (self.vision.image_size, self.vision.grid_size):
+            raise BadInputError(
+                f"image tiles of {self.image.tile_size} px, {self.image.grid_size} features a side, do not "
+                f"fit a tower of {self.vision.image_size} px and {self.vision.grid_size}"
+            )
+
+    def with_vocabulary(
+        self, vocab_size: int, *, image_token_id: int, video_token_id: int
+    ) -> LlavaOnevisionConfig:
+        """The same model over another vocabulary."""
+        text = dataclasses.replace(self.text, vocab_size=vocab_size)
+        return dataclasses.replace(
+            self, text=text, image_token_id=image_token_id, video_token_id=video_token_id
+        )
+
+    @classmethod
+    def from_hf(
+        cls, hf: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None
+    ) -> LlavaOnevisionConfig:
+        """Reads a published `config.json` (of transformers 4.45 to 5) and, if there is one,
+        `preprocessor_config.json`.
+
+        Args:
+          hf: the parsed config. Fields that a config leaves out have the defaults of its transformers class.
+          preprocessor: the parsed preprocessor config: mean and standard deviation of pixels; 0.5 without it.
+
+        Raises:
+          BadInputError: a setting that is not carried out here, by name.
+        """
+        if hf.get("model_type") != "llava_onevision":
+            raise BadInputError(f"config.json: model_type={hf.get('model_type')!r} is not 'llava_onevision'")
+        _expect(hf, "projector_hidden_act", "gelu")
+        _expect(hf, "vision_feature_select_strategy", "full")
+        _expect(hf, "vision_feature_layer", -1)
+        _expect(hf, "multimodal_projector_bias", True)
+        _expect(hf, "use_image_newline_parameter", True)
+        for name, value in (("do_rescale", True), ("do_normalize", True), ("resample", 3)):
+            _expect(preprocessor or {}, name, value, file="preprocessor_config.json")
+        vision = _vision_from_hf(hf.get("vision_config") or _SO400M)
+        ratio = re.fullmatch(r"anyres_max_(\d+)", hf.get("vision_aspect_ratio", "anyres_max_9"))
+        if ratio is None:
+            raise BadInputError(
+                f"config.json: vision_aspect_ratio={hf['vision_aspect_ratio']!r} must be 'anyres_max_N'"
+            )
+        image = AnyresConfig(
+            tile_size=vision.image_size,
+            grid_size=vision.grid_size,
+            pinpoints=_pinpoints(hf.get("image_grid_pinpoints"), vision.image_size),
+            max_patches=int(ratio[1]),
+            mean=_colours(preprocessor or {}, "image_mean"),
+            std=_colours(preprocessor or {}, "image_std"),
+        )
+        text = dict(hf.get("text_config", {}))
+        text["tie_word_embeddings"] = text.get("tie_word_embeddings", False) or hf.get(
+            "tie_word_embeddings", False
+        )
+        return cls(
+            vision=vision,
+            text=_text_from_hf(text),
+            image=image,
+            image_token_id=hf.get("image_token_index", hf.get("image_token_id", 151646)),
+            video_token_id=hf.get("video_token_index", hf.get("video_token_id", 151647)),
+        )
+
+    def to_hf(self) -> dict[str, Any]:
+        """The published `config.json`, which transformers 4.45 to 5 read."""
+        return {
+            "architectures": ["LlavaOnevisionForConditionalGeneration"],
+            "model_type": "llava_onevision",
+            "image_grid_pinpoints": [list(pinpoint) for pinpoint in self.image.pinpoints],
+            "image_token_index": self.image_token_id,
+            "video_token_index": self.video_token_id,
+            "projector_hidden_act": "gelu",
+            "multimodal_projector_bias": True,
+            "use_image_newline_parameter": True,
+            "vision_aspect_ratio": f"anyres_max_{self.image.max_patches}",
+            "vision_feature_layer": -1,
+            "vision_feature_select_strategy": "full",
+            "tie_word_embeddings": self.text.tie_word_embeddings,
+            "text_config": {
+                "model_type": "qwen2",
+                "hidden_act": "silu",
+                "use_sliding_window": False,
+                # 4.x reads the first, 5.x the second.
+                "rope_theta": self.text.rope_theta,
+                "rope_parameters": {"rope_type": "default", "rope_theta": self.text.rope_theta},
+                **{k: v for k, v in dataclasses.asdict(self.text).items() if k != "rope_theta"},
+            },
+            "vision_config": {
+                "model_type": "siglip_vision_model",
+                "hidden_act": "gelu_pytorch_tanh",
+                "num_channels": 3,
+                "vision_use_head": False,
+                **dataclasses.asdict(self.vision),
+            },
+        }
+
+    def preprocessor_to_hf(self) -> dict[str, Any]:
+        """The published `preprocessor_config.json`."""
+        side = self.image.tile_size
+        return {
+            "image_processor_type": "LlavaOnevisionImageProcessor",
+            "processor_class": "LlavaOnevisionProcessor",
+            "do_convert_rgb": True,
+            "do_normalize": True,
+            "do_pad": True,
+            "do_rescale": True,
+            "do_resize": True,
+            "image_grid_pinpoints": [list(pinpoint) for pinpoint in self.image.pinpoints],
+            "image_mean": list(self.image.mean),
+            "image_std": list(self.image.std),
+            "resample": 3,
+            "rescale_factor": 1 / 255,
+            "size": {"height": side, "width": side},
+        }
+
+
+_SO400M = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "patch_size": 14,
+    "image_size": 384,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 16,
+}
+"""What transformers' LLaVA-OneVision takes for a tower of which nothing is said."""
+
+
+def _vision_from_hf(hf: Mapping[str, Any]) -> SiglipConfig:
+    where = "vision_config."
+    _expect(hf, "model_type", "siglip_vision_model", where=where)
+    _expect(hf, "hidden_act", "gelu_pytorch_tanh", where=where)
+    _expect(hf, "num_channels", 3, where=where)
+    return SiglipConfig(
+        hidden_size=hf.get("hidden_size", 768),
+        intermediate_size=hf.get("intermediate_size", 3072),
+        num_hidden_layers=hf.get("num_hidden_layers", 12),
+        num_attention_heads=hf.get("num_attention_heads", 12),
+        image_size=hf.get("image_size", 224),
+        patch_size=hf.get("patch_size", 16),
+        layer_norm_eps=hf.get("layer_norm_eps", 1e-6),
+    )
+
+
+def _text_from_hf(hf: Mapping[str, Any]) -> Qwen2Config:
+    where = "text_config."
+    _expect(hf, "model_type", "qwen2", where=where)
+    _expect(hf, "hidden_act", "silu", where=where)
+    _expect(hf, "use_sliding_window", False, where=where)
+    if set(hf.get("layer_types") or ()) - {"full_attention"}:
+        raise BadInputError(
+            f"config.json: text_config.layer_types={hf['layer_types']}: only 'full_attention' is built"
+        )
+    rope = hf.get("rope_parameters") or {}
+    scaling = {**(hf.get("rope_scaling") or {}), **rope}
+    if (kind := scaling.get("rope_type", scaling.get("type", "default"))) != "default":
+        raise BadInputError(f"config.json: text_config has rotary scaling {kind!r}; only 'default' is built")
+    heads = hf.get("num_attention_heads", 32)
+    config = Qwen2Config(
+        vocab_size=hf.get("vocab_size", 151936),
+        hidden_size=hf.get("hidden_size", 4096),
+        intermediate_size=hf.get("intermediate_size", 22016),
+        num_hidden_layers=hf.get("num_hidden_layers", 32),
+        num_attention_heads=heads,
+        num_key_value_heads=hf.get("num_key_value_heads", 32) or heads,
+        rope_theta=float(rope.get("rope_theta", hf.get("rope_theta", 10000.0))),
+        rms_norm_eps=hf.get("rms_norm_eps", 1e-6),
+        max_position_embeddings=hf.get("max_position_embeddings", 32768),
+        tie_word_embeddings=hf["tie_word_embeddings"],
+    )
+    _expect(hf, "head_dim", config.head_dim, where=where)
+    return config
+
+
+def _pinpoints(published: list[list[int]] | None, tile_size: int) -> tuple[tuple[int, int], ...]:
+    if published is None:  # transformers' default is 1x1 to 6x6 tiles of 384 px
+        return tuple((tile_size * a, tile_size * b) for a in range(1, 7) for b in range(1, 7))
+    return tuple((height, width) for height, width in published)
+
+
+def _colours(preprocessor: Mapping[str, Any], name: str) -> tuple[float, float, float]:
+    """A number per colour; 0.5, as published, where nothing is said."""
+    red, green, blue = preprocessor.get(name, (0.5, 0.5, 0.5))
+    return red, green, blue
+
+
+def _expect(
+    hf: Mapping[str, Any], name: str, value: Any, *, file: str = "config.json", where: str = ""
+) -> None:
+    """Refuses a field that differs from the one value that is built; an absent field has that value."""
+    if (found := hf.get(name, value)) != value:
+        raise BadInputError(f"{file}: {where}{name}={found!r} is not supported; only {value!r} is")
