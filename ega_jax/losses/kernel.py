@@ -1,0 +1,99 @@
+"""The one contrastive kernel: a value, and a gradient that need not be its derivative.
+
+The gradient is taken in the forward rule, where the similarities are at hand, and kept as the residual, O((N
++ M) D); the backward rule only multiplies it by the cotangent. So a step costs three matrix products, and no
+N x M array outlives them.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from ega_jax.losses import products
+from ega_jax.losses.problem import Columns, Embeddings, Recipe, Rows, Scalars
+from ega_jax.losses.row_block import row_block
+from ega_jax.losses.stats import LossStats
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def contrastive_loss(
+    recipe: Recipe, embeddings: Embeddings, rows: Rows, columns: Columns, scalars: Scalars
+) -> tuple[Float[Array, ""], LossStats | None]:
+    """Returns Σ scale_i · loss_i and, if the recipe asks for them, the rows' statistics. See `row_block` for
+    the loss.
+
+    Differentiable once, in reverse mode, with respect to `embeddings` alone.
+    """
+    loss, stats, _ = _evaluate(recipe, embeddings, rows, columns, scalars, with_gradient=False)
+    return loss, stats
+
+
+def _evaluate(
+    recipe: Recipe,
+    embeddings: Embeddings,
+    rows: Rows,
+    columns: Columns,
+    scalars: Scalars,
+    *,
+    with_gradient: bool,
+) -> tuple[Float[Array, ""], LossStats | None, Embeddings | None]:
+    queries, targets, temperature = embeddings
+    query_norms = products.inverse_norms(queries, recipe.normalize)
+    target_norms = products.inverse_norms(targets, recipe.normalize)
+    similarity = products.similarities(queries, targets, query_norms, target_norms, recipe.precision)
+    result = row_block(recipe, similarity, temperature, rows, columns, scalars, with_gradient=with_gradient)
+    loss = jnp.sum(jnp.where(rows.scale != 0, rows.scale * result.loss, 0.0))
+    if not with_gradient:
+        return loss, result.stats, None
+
+    assert result.similarity_gradient is not None
+    of_queries = products.unit_query_gradients(result.similarity_gradient, targets, target_norms, recipe.precision)
+    of_targets = products.unit_target_gradients(result.similarity_gradient, queries, query_norms, recipe.precision)
+    gradients = Embeddings(
+        products.through_norm(of_queries, queries, query_norms, recipe.normalize),
+        products.through_norm(of_targets, targets, target_norms, recipe.normalize),
+        jnp.zeros_like(temperature) if result.temperature_gradient is None else result.temperature_gradient,
+    )
+    return loss, result.stats, gradients
+
+
+def _forward(recipe: Recipe, embeddings: Embeddings, rows: Rows, columns: Columns, scalars: Scalars) -> tuple[Any, Any]:
+    loss, stats, gradients = _evaluate(recipe, embeddings, rows, columns, scalars, with_gradient=True)
+    # The gradients stay float32 until they have been multiplied by the cotangent; empty arrays remember their
+    # dtypes.
+    dtypes = jax.tree.map(lambda x: jnp.empty((0,), x.dtype), embeddings)
+    return (loss, stats), (_differentiable_once(gradients), dtypes)
+
+
+def _backward(recipe: Recipe, residual: Any, cotangents: Any) -> tuple[Any, ...]:
+    del recipe
+    gradients, dtypes = residual
+    cotangent, _ = cotangents  # the statistics are detached
+    embeddings = jax.tree.map(lambda g, like: (cotangent * g).astype(like.dtype), gradients, dtypes)
+    return embeddings, None, None, None
+
+
+contrastive_loss.defvjp(_forward, _backward)
+
+
+@jax.custom_vjp
+def _differentiable_once(gradients: Any) -> Any:
+    """The identity, whose own backward pass is an error, for it would return the derivative of nothing."""
+    return gradients
+
+
+def _refuse(residual: Any, cotangents: Any) -> Any:
+    raise NotImplementedError(
+        "the losses of ega_jax are differentiable once: EGA's gradient is not the derivative of its value, "
+        "so its own derivative means nothing. For second derivatives of InfoNCE, use jax.nn.log_softmax"
+    )
+
+
+_differentiable_once.defvjp(lambda gradients: (gradients, None), _refuse)

@@ -1,0 +1,75 @@
+"""Which pairs count as negatives."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from ega_jax.losses.problem import Columns, Recipe, Rows, Scalars
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float
+
+
+def positive_pairs(rows: Rows, columns: Columns) -> Bool[Array, "N M"]:
+    """Marks each row's positive column."""
+    return jnp.arange(columns.numbers.shape[0], dtype=jnp.int32) == rows.positives[:, None]
+
+
+def negative_pairs(
+    recipe: Recipe, rows: Rows, columns: Columns, scalars: Scalars, relative_similarity: Float[Array, "N M"]
+) -> Bool[Array, "N M"]:
+    """Marks the pairs that count as negatives: all but the positives and what some mask leaves out."""
+    keep = ~positive_pairs(rows, columns)
+    if columns.mask is not None:
+        keep &= columns.mask[None, :]
+    for row_key, column_key in zip(rows.keys, columns.keys, strict=True):
+        equal = row_key[:, None] == column_key[None, :]
+        keep &= ~equal if columns.has_keys is None else ~(equal & columns.has_keys[None, :])
+    if rows.mask is not None:
+        keep &= rows.mask
+    if recipe.mask_fn is not None:
+        keep &= _call_mask_fn(recipe, rows, columns, scalars)
+    if scalars.false_negative_margin is not None:
+        keep &= relative_similarity <= scalars.false_negative_margin
+    return keep
+
+
+def _call_mask_fn(recipe: Recipe, rows: Rows, columns: Columns, scalars: Scalars) -> Bool[Array, "N M"]:
+    assert recipe.mask_fn is not None
+    row_numbers, column_numbers = rows.numbers[:, None], columns.numbers[None, :]
+    if recipe.mask_transposed:
+        row_numbers, column_numbers = column_numbers, row_numbers
+    keep = jnp.asarray(recipe.mask_fn(row_numbers, column_numbers, *scalars.mask_args))
+    shape = rows.numbers.shape + columns.numbers.shape
+    if keep.dtype != jnp.bool_:
+        raise TypeError(f"mask_fn must return booleans (True = the pair counts), got {keep.dtype}")
+    if jnp.broadcast_shapes(keep.shape, shape) != shape:
+        raise ValueError(f"mask_fn returned shape {keep.shape}, which does not broadcast to the block's {shape}")
+    return keep
+
+
+def check_mask_fn(mask_fn: Any) -> None:
+    """Refuses a mask function that closes over traced values: the kernel calls it under its own tracing.
+
+    Raises:
+        TypeError: It does, as far as its closure, defaults and partial arguments show.
+    """
+    function, held = mask_fn, []
+    while isinstance(function, functools.partial):
+        held += [*function.args, *function.keywords.values()]
+        function = function.func
+    held += list(getattr(function, "__defaults__", None) or ())
+    for cell in getattr(function, "__closure__", None) or ():
+        try:
+            held.append(cell.cell_contents)
+        except ValueError:  # a name that is bound later
+            continue
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(held)):
+        raise TypeError(
+            "mask_fn closes over a traced array, which fails under scan, remat and vmap: "
+            "pass the array through mask_args, as in ega_loss(..., mask=mask_fn, mask_args=(array,))"
+        )

@@ -1,0 +1,82 @@
+"""What the contrastive kernel is given: the arrays, by row and by column, and the recipe.
+
+Whatever belongs to a query lies in `Rows`, whatever belongs to a target in `Columns`; so the kernel can cut
+rows into blocks, and a mesh can gather columns, without knowing what they hold.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+
+from ega_jax.losses import hardness
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int
+
+
+class Embeddings(NamedTuple):
+    """What the loss is differentiated by."""
+
+    queries: Float[Array, "N D"]
+    targets: Float[Array, "M D"]
+    temperature: Float[Array, ""]
+
+
+class Rows(NamedTuple):
+    """What each query brings along. Not differentiated."""
+
+    scale: Float[
+        Array, " N"
+    ]  # what the row's loss is multiplied by: its weight, over their sum for a mean; 0 = padding
+    positives: Int[Array, " N"]  # the column of its positive
+    numbers: Int[Array, " N"]  # its number, for mask_fn
+    keys: tuple[Int[Array, " N"], ...] = ()  # a column that has an equal key is no negative
+    mask: Bool[Array, "N M"] | None = None  # False: the pair does not count
+
+
+class Columns(NamedTuple):
+    """What each target brings along. Not differentiated."""
+
+    numbers: Int[Array, " M"]
+    keys: tuple[Int[Array, " M"], ...] = ()
+    has_keys: Bool[Array, " M"] | None = None  # False: its keys equal nothing
+    mask: Bool[Array, " M"] | None = None  # False: it is no negative of any row
+
+
+class Scalars(NamedTuple):
+    """Traced values of a recipe. Not differentiated."""
+
+    weight_parameters: tuple[Float[Array, ""], ...] = ()
+    false_negative_margin: Float[Array, ""] | None = None
+    mask_args: tuple[Any, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Which loss: the static choices.
+
+    Attributes:
+        log_weight: Weighs the negatives; None weighs all alike, which is InfoNCE.
+        combine: Makes `P̄` of the weighted shares.
+        log_weight_cap: Upper bound of the log weights, for the combinations that can overflow.
+        mask_fn: The user's (row_numbers, column_numbers, *mask_args) -> keep.
+        mask_transposed: The rows are the user's columns, as in the target-to-query direction.
+        normalize: Divide out the norms of the embeddings.
+        precision: Of the matrix products, as in `jax.lax.dot_general`.
+        learnable_temperature: Compute the temperature's cotangent too.
+        with_stats: Compute per-row statistics too.
+    """
+
+    log_weight: hardness.LogWeight | None = None
+    combine: Callable[[jax.Array, jax.Array], hardness.Amplified] = hardness.normalized
+    log_weight_cap: float | None = None
+    mask_fn: Callable[..., jax.Array] | None = None
+    mask_transposed: bool = False
+    normalize: bool = True
+    precision: Any = None
+    learnable_temperature: bool = False
+    with_stats: bool = False
