@@ -2,12 +2,14 @@
 weights.
 """
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
 
 import jax
 import numpy as np
+from flax import nnx
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -23,9 +25,7 @@ EMBEDDINGS = {"rtol": 0, "atol": 2e-6}
 
 @functools.cache
 def config():
-    return ega_jax.models.LlavaOnevisionConfig.from_hf(
-        json.loads((LLAVA / "model" / "config.json").read_text())
-    )
+    return ega_jax.models.LlavaOnevisionConfig.from_hf(json.loads((LLAVA / "model" / "config.json").read_text()))
 
 
 @functools.cache
@@ -33,6 +33,14 @@ def model():
     """The golden weights; tests must not write to it."""
     with jax.default_matmul_precision("highest"):
         return ega_jax.models.load(LLAVA / "model")
+
+
+def model_with(**changes):
+    """The same weights under a changed config."""
+    graphdef, state = nnx.split(model())
+    changed = nnx.merge(graphdef, state)
+    changed.config = dataclasses.replace(config(), **changes)
+    return changed
 
 
 @functools.cache
