@@ -47,7 +47,7 @@ def _call_mask_fn(recipe: Recipe, rows: Rows, columns: Columns, scalars: Scalars
     shape = rows.numbers.shape + columns.numbers.shape
     if keep.dtype != jnp.bool_:
         raise TypeError(f"mask_fn must return booleans (True = the pair counts), got {keep.dtype}")
-    if jnp.broadcast_shapes(keep.shape, shape) != shape:
+    if keep.ndim > 2 or any(size not in (1, n) for size, n in zip(keep.shape[::-1], shape[::-1], strict=False)):
         raise ValueError(f"mask_fn returned shape {keep.shape}, which does not broadcast to the block's {shape}")
     return keep
 
