@@ -73,9 +73,7 @@ def _encode_all(
         count = len(sides[chunk])
         if rows.ndim != 2 or len(rows) != count or (blocks and rows.shape[1] != blocks[0].shape[1]):
             width = blocks[0].shape[1] if blocks else "D"
-            raise ValueError(
-                f"encode returned shape {rows.shape} for {count} sides; expected ({count}, {width})"
-            )
+            raise ValueError(f"encode returned shape {rows.shape} for {count} sides; expected ({count}, {width})")
         _check_rows(rows, sides[chunk], places[chunk])
         blocks.append(rows)
         progress(start + count, len(sides))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ega_jax.data.subsets import SUBSETS
 from ega_jax.errors import BadInputError
 from ega_jax.evaluation import retrieval
 from ega_jax.evaluation.encoding import EncodedItems
@@ -46,8 +47,8 @@ def evaluate(
     encode: Encode,
     subsets: Sequence[EvalSubset],
     *,
-    suite: str = "custom",
-    expected: Collection[str] = (),
+    suite: str | None = None,
+    expected: Collection[str] | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Results:
     """Encodes every distinct item once, scores every query against its own pool, and averages as MMEB does.
@@ -56,8 +57,9 @@ def evaluate(
       encode: maps n sides to (n, D) float32 unit rows. It is called with the distinct sides of all subsets,
         queries and targets alike, in the order of first appearance, some thousands at a time.
       subsets: what to evaluate; names must differ.
-      suite: what the subsets are part of, e.g. "mmeb".
-      expected: names of all subsets of the suite; those not evaluated are listed as missing in the results.
+      suite: what the subsets are part of, e.g. "glyphs"; None is "mmeb" where all have names of MMEB's, else "custom".
+      expected: names of all subsets of the suite; those not evaluated are listed as missing in the results. None is
+        MMEB's 36 where that is the suite, else no expectation.
       progress: called with (items done, items in all), first with 0 done.
 
     Returns:
@@ -72,11 +74,16 @@ def evaluate(
     items = EncodedItems(encode, subsets, progress)
     outcomes = [_score_subset(subset, items) for subset in subsets]
     scored = tuple(result for result, _ in outcomes)
+    names = {subset.info.name for subset in subsets}
+    if suite is None:
+        suite = "mmeb" if names <= SUBSETS.keys() else "custom"
+    if expected is None:
+        expected = SUBSETS if suite == "mmeb" else ()
     return Results(
         subsets=scored,
         means=mean_results(scored),
         suite=suite,
-        missing=tuple(sorted(set(expected) - {subset.info.name for subset in subsets})),
+        missing=tuple(sorted(set(expected) - names)),
         details=tuple(details for _, details in outcomes),
     )
 

@@ -201,9 +201,7 @@ class Results:
                 }
                 for subset in self.subsets
             ],
-            "means": {
-                name: {"subsets": mean.subsets, **mean.scores._to_dict()} for name, mean in self.means.items()
-            },
+            "means": {name: {"subsets": mean.subsets, **mean.scores._to_dict()} for name, mean in self.means.items()},
         }
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -283,9 +281,7 @@ class Results:
             lines = details_path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
             details = tuple(SubsetDetails.from_json(line) for line in lines)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise BadInputError(
-                f"{details_path}: damaged details ({type(error).__name__}: {error})"
-            ) from None
+            raise BadInputError(f"{details_path}: damaged details ({type(error).__name__}: {error})") from None
         return dataclasses.replace(results, details=details)
 
 

@@ -70,9 +70,7 @@ def gold_rank(scores: Float32[np.ndarray, " C"]) -> int:
     return 1 + int(np.count_nonzero(~(scores[1:] < scores[0])))
 
 
-def top_positions(
-    scores: Float32[np.ndarray, " C"], ids: Int[np.ndarray, " C"], count: int
-) -> Int64[np.ndarray, " K"]:
+def top_positions(scores: Float32[np.ndarray, " C"], ids: Int[np.ndarray, " C"], count: int) -> Int64[np.ndarray, " K"]:
     """Returns the positions in the pool of its best min(count, C) candidates, best first.
 
     Among equal scores the gold candidate (position 0) comes last, as in `gold_rank`, and the others in the

@@ -6,11 +6,12 @@ import json
 import numpy as np
 import pytest
 from rich.console import Console
-from synthetic_subsets import TableEncoder, random_subset
 
 from ega_jax.data.records import Side
 from ega_jax.errors import BadInputError
 from ega_jax.evaluation import Results, evaluate, markdown_table, results_table
+
+from .synthetic_subsets import TableEncoder, random_subset
 
 
 @pytest.fixture

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from synthetic_subsets import TableEncoder, random_subset, unit_rows
 
 from ega_jax.data.records import EvalSubset, Side, SubsetInfo
+from ega_jax.data.subsets import SUBSETS
 from ega_jax.errors import BadInputError
 from ega_jax.evaluation import NonFiniteEmbeddingError, encoding, evaluate
 from ega_jax.evaluation.mmeb import choose_examples
+
+from .synthetic_subsets import TableEncoder, random_subset, unit_rows
 
 
 def numpy_reference(subset, table):
@@ -182,9 +184,7 @@ def test_means_are_plain_means_of_subsets():
     subsets, table = [], {}
     for row, (meta_task, distribution) in enumerate(places):
         queries = 20 * (row + 1)  # means that weighted queries would differ
-        subset, rows = random_subset(
-            rng, f"s{row}", queries=queries, meta_task=meta_task, distribution=distribution
-        )
+        subset, rows = random_subset(rng, f"s{row}", queries=queries, meta_task=meta_task, distribution=distribution)
         subsets.append(subset)
         table |= rows
     results = evaluate(TableEncoder(table), subsets)
@@ -215,6 +215,27 @@ def test_missing_subsets_of_a_suite_are_named():
     assert (whole.complete, whole.missing) == (True, ())
 
 
+def test_a_few_of_mmebs_subsets_are_a_partial_mmeb_unasked():
+    rng = np.random.default_rng(13)
+    voc, table = random_subset(rng, "VOC2007", meta_task="classification")
+    gqa, more = random_subset(rng, "GQA", meta_task="vqa", distribution="out")
+    partial = evaluate(TableEncoder(table | more), [voc, gqa])
+    assert partial.suite == "mmeb"
+    assert len(partial.missing) == 34
+    assert {"VOC2007", "GQA"}.isdisjoint(partial.missing)
+    letters, rest = random_subset(rng)
+    mixed = evaluate(TableEncoder(table | rest), [voc, letters])
+    assert (mixed.suite, mixed.complete) == ("custom", True)
+
+
+def test_all_of_mmebs_subsets_are_complete():
+    rng = np.random.default_rng(14)
+    made = [random_subset(rng, name, queries=2, targets=20) for name in SUBSETS]
+    table = {text: row for _, rows in made for text, row in rows.items()}
+    results = evaluate(TableEncoder(table), [subset for subset, _ in made])
+    assert (results.suite, results.complete, len(results.subsets)) == ("mmeb", True, 36)
+
+
 def test_examples_are_right_and_wrong_ones_at_even_distances():
     ranks = [1, 1, 2, 1, 5, 1, 1, 1, 1, 1]
     assert choose_examples(ranks, 2) == [3, 8, 2, 4]
@@ -237,9 +258,7 @@ def test_examples_spell_out_what_was_retrieved():
         assert texts == [subset.targets[index].text for index in details.top[row]]
         scores = [float(table[text] @ table[subset.queries[row].text]) for text in texts]
         assert [item["score"] for item in example.retrieved] == pytest.approx(scores, abs=1e-6)
-        assert [item["is_gold"] for item in example.retrieved] == [
-            text == example.gold["text"] for text in texts
-        ]
+        assert [item["is_gold"] for item in example.retrieved] == [text == example.gold["text"] for text in texts]
 
 
 def _subset(queries=("q",), pools=([0],)):

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from synthetic_subsets import unit_rows
 
 from ega_jax.evaluation import retrieval
+
+from .synthetic_subsets import unit_rows
 
 
 def test_pool_scores_equal_direct_products_across_block_edges(monkeypatch):
@@ -59,9 +60,7 @@ def test_metrics_of_known_ranks():
     assert retrieval.hit_rate(ranks, 1) == 1 / 5
     assert retrieval.hit_rate(ranks, 5) == 3 / 5
     assert retrieval.hit_rate(ranks, 10) == 4 / 5
-    np.testing.assert_allclose(
-        retrieval.mean_reciprocal_rank(ranks), (1 + 1 / 2 + 1 / 5 + 1 / 6 + 1 / 11) / 5
-    )
+    np.testing.assert_allclose(retrieval.mean_reciprocal_rank(ranks), (1 + 1 / 2 + 1 / 5 + 1 / 6 + 1 / 11) / 5)
     np.testing.assert_allclose(retrieval.ndcg(ranks, 5), (1 + 1 / np.log2(3) + 1 / np.log2(6)) / 5)
     np.testing.assert_allclose(retrieval.binomial_standard_error(0.2, 5), (0.2 * 0.8 / 5) ** 0.5)
 

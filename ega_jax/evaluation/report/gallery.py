@@ -1,0 +1,137 @@
+"""Queries and what they retrieved, with thumbnails inside the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from ega_jax.data.images import ImageError, open_image
+from ega_jax.data.records import IMAGE_TOKEN
+from ega_jax.evaluation.report.axes import percent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ega_jax.evaluation.results import Example, Results, SubsetDetails
+
+THUMBNAIL_SIDE = 160
+"""Longest side of a thumbnail in pixels; on the page it is half as large, for sharp screens."""
+
+MOST_EXAMPLES = 160
+"""Queries in the whole gallery. With 6 thumbnails of about 5 KB each, the page stays within some 5 MB."""
+
+MOST_TEXT = 280
+
+
+def gallery(results: Results, untrained: Results | None) -> str:
+    """Returns the gallery: a foldable part a subset, right answers first.
+
+    Args:
+      results: scores and details of the trained model.
+      untrained: those before training, for the rank that the gold candidate had then.
+    """
+    per_subset = max(MOST_EXAMPLES // max(len(results.details), 1), 2)
+    before = {details.name: details.ranks for details in untrained.details} if untrained else {}
+    subsets = {subset.name: subset for subset in results.subsets}
+    shown: set[str] = set()
+    parts = []
+    for details in results.details:
+        ranks_before = before.get(details.name, [])
+        cards = [_card(example, details, ranks_before) for example in _balanced(details, per_subset)]
+        if not cards:
+            continue
+        subset = subsets[details.name]
+        score = f"{percent(subset.scores.hit_at_1)} right of {subset.queries:,}"
+        opened = "" if subset.meta_task in shown else " open"  # the first of each meta-task
+        shown.add(subset.meta_task)
+        parts.append(
+            f'<details class="subset"{opened}><summary><b>{escape(details.name)}</b>'
+            f"<span>{score}</span></summary>{''.join(cards)}</details>"
+        )
+    return "".join(parts)
+
+
+def _balanced(details: SubsetDetails, count: int) -> list[Example]:
+    """At most `count` examples, as many right ones as wrong ones where there are both."""
+    right = [example for example in details.examples if details.ranks[example.query_index] == 1]
+    wrong = [example for example in details.examples if details.ranks[example.query_index] != 1]
+    share = max(count // 2, count - len(wrong))
+    return right[:share] + wrong[: count - min(len(right), share)]
+
+
+def _card(example: Example, details: SubsetDetails, ranks_before: Sequence[int]) -> str:
+    rank = details.ranks[example.query_index]
+    verdict = "right" if rank == 1 else "wrong"
+    remark = "Right" if rank == 1 else f"Wrong: right answer {_ordinal(rank)}"
+    if example.query_index < len(ranks_before):
+        remark += f" ({_ordinal(ranks_before[example.query_index])} before training)"
+    candidates = [(place + 1, item, item["score"], item["is_gold"]) for place, item in enumerate(example.retrieved)]
+    if not any(item["is_gold"] for item in example.retrieved):
+        candidates.append((rank, example.gold, example.gold_score, True))
+    pictures = any(item["images"] for _, item, _, _ in candidates)
+    # Image targets mostly carry one and the same instruction, which tells nothing.
+    texts = len({item["text"] for _, item, _, _ in candidates}) > 1 or not pictures
+    shown = "".join(_candidate(*candidate, with_text=texts) for candidate in candidates)
+    return (
+        f'<article class="card {verdict}"><div class="query"><span class="verdict">{remark}</span>'
+        f'{_content(example.query)}</div><ol class="{"tiles" if pictures else "lines"}">{shown}</ol></article>'
+    )
+
+
+def _candidate(rank: int, item: dict[str, Any], score: float, is_gold: bool, *, with_text: bool) -> str:
+    kind = "gold" if is_gold else "miss" if rank == 1 else ""
+    # Not by colour alone.
+    mark = {"gold": "✓ right", "miss": "✗ wrong"}.get(kind, "")
+    return (
+        f'<li class="{kind}"><span class="rank">{rank:,}</span><span class="mark">{mark}</span>'
+        f'<div class="content">{_content(item, with_text)}</div><span class="score">{score:.3f}</span></li>'
+    )
+
+
+def _content(item: dict[str, Any], with_text: bool = True) -> str:
+    pictures = "".join(_picture(path) for path in item["images"][:2])
+    more = f'<span class="more">+{len(item["images"]) - 2} images</span>' if len(item["images"]) > 2 else ""
+    text = " ".join(item["text"].replace(IMAGE_TOKEN, " ").split())
+    shown = text if len(text) <= MOST_TEXT else text[: MOST_TEXT - 1] + "…"
+    caption = f"<p>{escape(shown)}</p>" if shown and with_text else ""
+    return f"{pictures}{more}{caption}"
+
+
+def _picture(path: str | None) -> str:
+    if path is None:
+        return '<div class="no-picture">picture was in memory only</div>'
+    data = thumbnail(path)
+    if data is None:
+        return f'<div class="no-picture" title="{escape(Path(path).name)}">picture not found</div>'
+    return f'<img src="{data}" alt="{escape(Path(path).name)}" loading="lazy">'
+
+
+def thumbnail(path: str) -> str | None:
+    """Returns a thumbnail of an image file as a data URI; None where the file is missing or cannot be decoded."""
+    try:
+        picture = open_image(Path(path))
+    except ImageError:
+        return None
+    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    if picture.mode not in ("L", "RGB"):
+        opaque = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
+    # PNG is smaller for drawings, JPEG for photographs.
+    encodings = [_encoded(picture, "png", optimize=True), _encoded(picture, "jpeg", quality=80)]
+    return min(encodings, key=len)
+
+
+def _encoded(picture: Image.Image, form: str, **options: int) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **options)
+    return f"data:image/{form};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _ordinal(rank: int) -> str:
+    ending = "th" if rank % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(rank % 10, "th")
+    return f"{rank:,}{ending}"

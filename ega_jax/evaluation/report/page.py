@@ -1,0 +1,109 @@
+"""Puts the report together: one HTML file that needs nothing else, neither a network nor a script."""
+
+from __future__ import annotations
+
+import json
+import os
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ega_jax import __version__
+from ega_jax.evaluation.report import sections
+from ega_jax.evaluation.report.gallery import gallery
+from ega_jax.evaluation.report.run_files import read_run
+
+if TYPE_CHECKING:
+    from ega_jax.evaluation.report.run_files import RunFiles
+
+
+def write_report(run_dir: Path | str) -> Path:
+    """Writes `report.html` into a run directory, from what the directory holds.
+
+    It reads config.json, metrics.jsonl, results.json and results_untrained.json with their details, and the image
+    files that these name; what is missing is said in the report. The same files give the same report, byte for byte.
+
+    Args:
+      run_dir: the run directory.
+
+    Returns:
+      The path of the report.
+
+    Raises:
+      BadInputError: the directory is not there, or holds none of a run's files.
+    """
+    run = read_run(Path(run_dir))
+    path = Path(run_dir) / "report.html"
+    partial = path.with_name(".report.html.partial")
+    partial.write_text(_page(run), encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def _page(run: RunFiles) -> str:
+    style = (resources.files(__package__) / "style.css").read_text(encoding="utf-8")
+    pictures = gallery(run.results, run.untrained) if run.results else ""
+    parts = [
+        sections.headline(run),
+        _section("Scores by subset", sections.scores(run)),
+        _section("Similarities of the test queries", sections.similarities(run), _SIMILARITIES_LEAD),
+        _section("Hardness during training", sections.hardness(run), _HARDNESS_LEAD),
+        _section("Training", sections.training(run)),
+        _section("What the model retrieves", pictures, _GALLERY_LEAD),
+        _section("All numbers", sections.table(run)),
+        _section("Settings", _settings(run.config)),
+    ]
+    notes = "".join(f"<li>{escape(note)}</li>" for note in run.notes)
+    banner = f'<aside class="notes"><b>This report is partial.</b><ul>{notes}</ul></aside>' if notes else ""
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(run.name)} · ega_jax</title><style>{style}</style></head><body><main>"
+        f"<header><h1>{escape(run.name)}</h1><p>{sections.description(run)}</p></header>{banner}{''.join(parts)}"
+        f"<footer>{_METHOD}<p>ega_jax {escape(__version__)}</p></footer></main></body></html>\n"
+    )
+
+
+def _section(title: str, body: str, lead: str = "") -> str:
+    if not body:
+        return ""
+    paragraph = f'<p class="lead">{lead}</p>' if lead else ""
+    return f"<section><h2>{title}</h2>{paragraph}{body}</section>"
+
+
+def _settings(config: dict[str, Any]) -> str:
+    if not config:
+        return ""
+    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in _flattened(config))
+    return f'<details><summary>config.json</summary><table class="settings">{rows}</table></details>'
+
+
+def _flattened(config: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            rows += _flattened(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)))
+    return rows
+
+
+_GALLERY_LEAD = (
+    "The first five candidates of each query, best first, with their cosine similarity. The queries stand at even "
+    "distances among those answered right and those answered wrong: they are not picked by hand, and how many of "
+    "either are shown says nothing about the score."
+)
+_SIMILARITIES_LEAD = (
+    "Cosine similarity of each query with its right answer and with the hardest wrong one in its pool. "
+    "Training should pull the two apart."
+)
+_HARDNESS_LEAD = (
+    "EGA keeps the value of the InfoNCE loss and amplifies the gradient of negatives that come close to the "
+    "positive. An amplification of 1 is InfoNCE."
+)
+_METHOD = (
+    "<p>hit@1 is the share of queries whose right answer scores highest in the query's own pool of candidates; a "
+    "tie counts as wrong. Means are plain means of subsets. ± is one standard error, binomial for a subset. Chance "
+    "is the mean of 1 / pool size.</p>"
+)
