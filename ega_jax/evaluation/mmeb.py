@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import collections
 import statistics
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ega_jax.data.subsets import SUBSETS
 from ega_jax.errors import BadInputError
 from ega_jax.evaluation import retrieval
+from ega_jax.evaluation.details import Example, SubsetDetails, choose_examples, item
 from ega_jax.evaluation.encoding import EncodedItems
 from ega_jax.evaluation.results import (
     METRICS,
-    Example,
     MeanResult,
     Results,
     Scores,
-    SubsetDetails,
     SubsetResult,
 )
 
@@ -33,14 +31,11 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float32, Int32, Int64
 
-    from ega_jax.data.records import EvalSubset, Side
+    from ega_jax.data.records import EvalSubset
     from ega_jax.evaluation.encoding import Encode
 
 TOP = 5
 """Candidates that are kept of each query."""
-
-EXAMPLES_PER_OUTCOME = 3
-"""Queries answered right, and as many answered wrong, that are spelt out for the report of each subset."""
 
 
 def evaluate(
@@ -118,19 +113,6 @@ def scores_of_ranks(ranks: Int32[np.ndarray, " Q"], chance: float) -> Scores:
     )
 
 
-def choose_examples(ranks: Sequence[int], count: int = EXAMPLES_PER_OUTCOME) -> list[int]:
-    """Returns up to `count` queries that were answered right, then as many that were not.
-
-    They stand at even distances among all of their kind, so that the choice is neither random nor flattering.
-    """
-    chosen = []
-    for right in (True, False):
-        rows = [row for row, rank in enumerate(ranks) if (rank == 1) == right]
-        step = max(len(rows) / count, 1.0)
-        chosen += [rows[int((index + 0.5) * step)] for index in range(min(count, len(rows)))]
-    return chosen
-
-
 def _check_subsets(subsets: Sequence[EvalSubset]) -> None:
     if not subsets:
         raise BadInputError("nothing to evaluate: no subset was given")
@@ -177,11 +159,11 @@ def _score_subset(subset: EvalSubset, items: EncodedItems) -> tuple[SubsetResult
     examples = tuple(
         Example(
             query_index=row,
-            query=_item(subset.queries[row]),
-            gold=_item(subset.targets[pools[row][0]]),
+            query=item(subset.queries[row]),
+            gold=item(subset.targets[pools[row][0]]),
             gold_score=positives[row],
             retrieved=tuple(
-                {**_item(subset.targets[pools[row][place]]), "score": score, "is_gold": place == 0}
+                {**item(subset.targets[pools[row][place]]), "score": score, "is_gold": place == 0}
                 for place, score in examples_top[row]
             ),
         )
@@ -203,12 +185,6 @@ def _distinct(pool: Int32[np.ndarray, " C"], target_ids: Int64[np.ndarray, " T"]
     """Drops an item's repeats from a pool: a copy of the gold one must not count against it."""
     _, first_appearances = np.unique(target_ids[pool], return_index=True)
     return pool[np.sort(first_appearances)]
-
-
-def _item(side: Side) -> dict[str, Any]:
-    # Absolute, because the report may be written from another working directory.
-    images = [str(image.absolute()) if isinstance(image, Path) else None for image in side.images]
-    return {"text": side.text, "images": images}
 
 
 def _rounded(similarity: Float32[np.ndarray, ""]) -> float:

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from ega_jax.errors import BadInputError
+from ega_jax.evaluation.details import SubsetDetails
 
 SCHEMA = "ega_jax.results"
 VERSION = 1
@@ -100,62 +101,6 @@ class MeanResult:
 
     subsets: int
     scores: Scores
-
-
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """One query that the report shows, with what it retrieved.
-
-    An item is {"text": str, "images": [absolute path, or None for a picture that was only in memory]}.
-
-    Attributes:
-      query_index: which query of the subset.
-      query, gold: the items.
-      retrieved: the best candidates, best first, each an item with "score" and "is_gold".
-      gold_score: similarity of query and gold.
-    """
-
-    query_index: int
-    query: dict[str, Any]
-    gold: dict[str, Any]
-    gold_score: float
-    retrieved: tuple[dict[str, Any], ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class SubsetDetails:
-    """What each query of one subset retrieved; the lists are parallel to the queries.
-
-    Attributes:
-      name: the subset.
-      ranks: pessimistic rank of the gold candidate, from 1.
-      positive_similarity: cosine of query and gold candidate.
-      hardest_negative_similarity: highest cosine of the query with another candidate; None where the pool has
-        no other.
-      top: indices into the subset's `targets` of the best 5 candidates, best first (fewer where the pool is
-        smaller).
-      examples: a few queries spelt out, some right and some wrong.
-    """
-
-    name: str
-    ranks: list[int]
-    positive_similarity: list[float]
-    hardest_negative_similarity: list[float | None]
-    top: list[list[int]]
-    examples: tuple[Example, ...] = ()
-
-    def to_json(self) -> str:
-        """Returns the details as one line of JSON."""
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False)
-
-    @staticmethod
-    def from_json(line: str) -> SubsetDetails:
-        """Returns the details that `to_json` wrote."""
-        fields = json.loads(line)
-        examples = tuple(
-            Example(**{**example, "retrieved": tuple(example["retrieved"])}) for example in fields["examples"]
-        )
-        return SubsetDetails(**{**fields, "examples": examples})
 
 
 @dataclasses.dataclass(frozen=True)

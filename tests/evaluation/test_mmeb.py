@@ -11,7 +11,7 @@ from ega_jax.data.records import EvalSubset, Side, SubsetInfo
 from ega_jax.data.subsets import SUBSETS
 from ega_jax.errors import BadInputError
 from ega_jax.evaluation import NonFiniteEmbeddingError, encoding, evaluate
-from ega_jax.evaluation.mmeb import choose_examples
+from ega_jax.evaluation.details import choose_examples
 
 from .synthetic_subsets import TableEncoder, random_subset, unit_rows
 

@@ -28,7 +28,7 @@ def ticks(low: float, high: float, count: int = 5, *, whole: bool = False, insid
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Returns the logarithms of ticks that span [low, high]: 1, 2 and 5 of each decade; only 1 where decades are many."""
+    """Returns the logarithms of ticks that span [low, high]: 1, 2 and 5 of each decade; 1 alone if they are many."""
     first, last = math.floor(low + 1e-9), math.ceil(high - 1e-9)
     factors = (1, 2, 5) if last - first <= 2 else (1,)
     marks = [decade + math.log10(factor) for decade in range(first, last + 1) for factor in factors]

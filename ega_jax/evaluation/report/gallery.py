@@ -17,7 +17,8 @@ from ega_jax.evaluation.report.axes import percent
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ega_jax.evaluation.results import Example, Results, SubsetDetails
+    from ega_jax.evaluation.details import Example, SubsetDetails
+    from ega_jax.evaluation.results import Results
 
 THUMBNAIL_SIDE = 160
 """Longest side of a thumbnail in pixels; on the page it is half as large, for sharp screens."""
