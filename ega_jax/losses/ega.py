@@ -62,6 +62,7 @@ def ega_loss(
     symmetric: bool = False,
     normalize: bool = True,
     precision: Any = None,
+    block_size: int | None = None,
     reduction: Literal["mean", "sum"] = "mean",
     return_stats: bool = False,
 ) -> Loss:
@@ -131,6 +132,9 @@ def ega_loss(
             gradient).
         precision: As in `jax.lax.dot_general`. None is exact for float32 embeddings; "high" or "default" are
             faster on GPUs and TPUs, and rough at small temperatures.
+        block_size: Rows handled at a time: memory is O(block_size · M + (N + M) D), with one block of all
+            rows O(N M). None takes one block while the logits are small. Under `jit` with sharded arrays, a
+            block has rows of every device.
         reduction: "mean" divides by the sum of the weights, "sum" does not.
         return_stats: Also return what happened to each row.
 
@@ -158,6 +162,7 @@ def ega_loss(
         symmetric=symmetric,
         normalize=normalize,
         precision=precision,
+        block_size=block_size,
         reduction=reduction,
         return_stats=return_stats,
     )
@@ -181,6 +186,7 @@ def info_nce_loss(
     symmetric: bool = False,
     normalize: bool = True,
     precision: Any = None,
+    block_size: int | None = None,
     reduction: Literal["mean", "sum"] = "mean",
     return_stats: bool = False,
 ) -> Loss:
@@ -202,6 +208,7 @@ def info_nce_loss(
         symmetric=symmetric,
         normalize=normalize,
         precision=precision,
+        block_size=block_size,
         reduction=reduction,
         return_stats=return_stats,
     )

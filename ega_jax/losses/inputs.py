@@ -33,6 +33,7 @@ class Options:
     symmetric: bool = False
     normalize: bool = True
     precision: Any = None
+    block_size: int | None = None
     reduction: str = "mean"
     return_stats: bool = False
 
@@ -71,6 +72,8 @@ def prepare(
         )
     if options.reduction not in ("mean", "sum"):
         raise ValueError(f'reduction must be "mean" or "sum", got {options.reduction!r}')
+    if options.block_size is not None and options.block_size < 1:
+        raise ValueError(f"block_size must be at least 1, got {options.block_size}")
 
     def by_column(name: str, values: Any) -> Array | None:
         return _vector(name, values, num_columns, num_targets)
@@ -119,6 +122,7 @@ def prepare(
             precision=options.precision,
             learnable_temperature=not isinstance(options.temperature, (int, float)),
             with_stats=options.return_stats,
+            block_size=options.block_size,
         ),
         Embeddings(queries, targets, scalar("temperature", options.temperature, dtype, positive=True)),
         Rows(
@@ -137,7 +141,7 @@ def prepare(
         Scalars(
             weight_parameters=weight_parameters,
             false_negative_margin=None if margin is None else scalar("false_negative_margin", margin, dtype),
-            mask_args=options.mask_args,
+            mask_args=jax.tree.map(jnp.asarray, tuple(options.mask_args)),
         ),
     )
     return problem, row_weights

@@ -1,19 +1,20 @@
 """The one contrastive kernel: a value, and a gradient that need not be its derivative.
 
-The gradient is taken in the forward rule, where the similarities are at hand, and kept as the residual, O((N
-+ M) D); the backward rule only multiplies it by the cotangent. So a step costs three matrix products, and no
-N x M array outlives them.
+Rows are scanned in blocks. A block sees all columns, so its softmax statistics are final at once, and its
+rows of the queries' gradient and its share of the targets' come out of the same pass: three matrix products,
+no N x M array. The gradient is thus taken in the forward rule and kept as the residual, O((N + M) D); the
+backward rule only multiplies it by the cotangent.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ega_jax.losses import products
+from ega_jax.losses import blocks, products
 from ega_jax.losses.problem import Columns, Embeddings, Recipe, Rows, Scalars
 from ega_jax.losses.row_block import row_block
 from ega_jax.losses.stats import LossStats
@@ -35,6 +36,14 @@ def contrastive_loss(
     return loss, stats
 
 
+class _Sums(NamedTuple):
+    """What is summed over blocks. Gradients are None where none are asked for."""
+
+    loss: Float[Array, ""]
+    unit_targets: Float[Array, "M D"] | None
+    temperature: Float[Array, ""] | None
+
+
 def _evaluate(
     recipe: Recipe,
     embeddings: Embeddings,
@@ -45,29 +54,47 @@ def _evaluate(
     with_gradient: bool,
 ) -> tuple[Float[Array, ""], LossStats | None, Embeddings | None]:
     queries, targets, temperature = embeddings
-    query_norms = products.inverse_norms(queries, recipe.normalize)
+    num_rows = queries.shape[0]
     target_norms = products.inverse_norms(targets, recipe.normalize)
-    similarity = products.similarities(queries, targets, query_norms, target_norms, recipe.precision)
-    result = row_block(recipe, similarity, temperature, rows, columns, scalars, with_gradient=with_gradient)
-    loss = jnp.sum(jnp.where(rows.scale != 0, rows.scale * result.loss, 0.0))
-    if not with_gradient:
-        return loss, result.stats, None
 
-    assert result.similarity_gradient is not None
-    of_queries = products.unit_query_gradients(result.similarity_gradient, targets, target_norms, recipe.precision)
-    of_targets = products.unit_target_gradients(result.similarity_gradient, queries, query_norms, recipe.precision)
-    gradients = Embeddings(
-        products.through_norm(of_queries, queries, query_norms, recipe.normalize),
-        products.through_norm(of_targets, targets, target_norms, recipe.normalize),
-        jnp.zeros_like(temperature) if result.temperature_gradient is None else result.temperature_gradient,
-    )
-    return loss, result.stats, gradients
+    def block(queries: Array, rows: Rows) -> tuple[_Sums, tuple[Array | None, LossStats | None]]:
+        norms = products.inverse_norms(queries, recipe.normalize)
+        similarity = products.similarities(queries, targets, norms, target_norms, recipe.precision)
+        result = row_block(recipe, similarity, temperature, rows, columns, scalars, with_gradient=with_gradient)
+        loss = jnp.sum(jnp.where(rows.scale != 0, rows.scale * result.loss, 0.0))
+        gradient = result.similarity_gradient
+        if gradient is None:
+            return _Sums(loss, None, None), (None, result.stats)
+        of_queries = products.unit_query_gradients(gradient, targets, target_norms, recipe.precision)
+        of_targets = products.unit_target_gradients(gradient, queries, norms, recipe.precision)
+        of_queries = products.through_norm(of_queries, queries, norms, recipe.normalize)
+        return _Sums(loss, of_targets, result.temperature_gradient), (of_queries, result.stats)
+
+    num_blocks = blocks.count_blocks(num_rows, targets.shape[0], recipe.block_size)
+    if num_blocks == 1:
+        sums, (of_queries, stats) = block(queries, rows)
+    else:
+
+        def step(sums: _Sums, inputs: tuple[Array, Rows]) -> Any:
+            more, outputs = block(*inputs)
+            return jax.tree.map(jnp.add, sums, more), outputs
+
+        inputs = blocks.cut((queries, rows), num_blocks)
+        shapes, _ = jax.eval_shape(block, *jax.tree.map(lambda x: x[0], inputs))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        sums, outputs = jax.lax.scan(step, zeros, inputs)
+        of_queries, stats = blocks.join(outputs, num_rows)
+
+    if sums.unit_targets is None or of_queries is None:
+        return sums.loss, stats, None
+    of_targets = products.through_norm(sums.unit_targets, targets, target_norms, recipe.normalize)
+    of_temperature = jnp.zeros_like(temperature) if sums.temperature is None else sums.temperature
+    return sums.loss, stats, Embeddings(of_queries, of_targets, of_temperature)
 
 
 def _forward(recipe: Recipe, embeddings: Embeddings, rows: Rows, columns: Columns, scalars: Scalars) -> tuple[Any, Any]:
     loss, stats, gradients = _evaluate(recipe, embeddings, rows, columns, scalars, with_gradient=True)
-    # The gradients stay float32 until they have been multiplied by the cotangent; empty arrays remember their
-    # dtypes.
+    # Gradients stay float32 until multiplied by the cotangent; empty arrays remember their dtypes.
     dtypes = jax.tree.map(lambda x: jnp.empty((0,), x.dtype), embeddings)
     return (loss, stats), (_differentiable_once(gradients), dtypes)
 

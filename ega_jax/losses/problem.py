@@ -69,6 +69,7 @@ class Recipe:
         precision: Of the matrix products, as in `jax.lax.dot_general`.
         learnable_temperature: Compute the temperature's cotangent too.
         with_stats: Compute per-row statistics too.
+        block_size: How many rows to handle at a time; None decides by the size of the logits.
     """
 
     log_weight: hardness.LogWeight | None = None
@@ -80,3 +81,4 @@ class Recipe:
     precision: Any = None
     learnable_temperature: bool = False
     with_stats: bool = False
+    block_size: int | None = None

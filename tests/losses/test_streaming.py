@@ -1,0 +1,117 @@
+"""Row blocks change the memory, not the result."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from ega_jax.losses import blocks, ega_loss
+
+from .test_ega import OPTIONS, batch, make_options
+
+
+def step(block_size, **options):
+    def loss(queries, targets, temperature):
+        return ega_loss(queries, targets, temperature=temperature, block_size=block_size, return_stats=True, **options)
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_blocks_equal_dense(name):
+    """Seven rows in blocks of 3: two rows of padding in the scan."""
+    options = make_options(name)
+    arguments = (*batch(num_columns=options.pop("columns", 11)), jnp.float32(0.05))
+    options["symmetric"] = OPTIONS.index(name) % 2 == 0
+    options["combine"] = ("normalized", "rebalanced")[OPTIONS.index(name) // 2 % 2]
+    expected = step(None, **options)(*arguments)
+    chex.assert_trees_all_close(step(3, **options)(*arguments), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 6, 7, 100])
+def test_any_block_size(block_size):
+    arguments = (*batch(), jnp.float32(0.05))
+    expected = step(None)(*arguments)
+    chex.assert_trees_all_close(step(block_size)(*arguments), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_mask_function_sees_global_numbers():
+    queries, targets = batch()
+    mask = np.random.default_rng(0).random((7, 11)) < 0.5
+
+    def mask_fn(row_numbers, column_numbers, table):
+        return table[row_numbers, column_numbers]
+
+    arguments = (queries, targets, jnp.float32(0.05))
+    for symmetric in (False, True):
+        expected = step(None, mask=mask, symmetric=symmetric)(*arguments)
+        blocked = step(2, mask=mask_fn, mask_args=(mask,), symmetric=symmetric)(*arguments)
+        chex.assert_trees_all_close(blocked, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_in_blocks():
+    queries, targets = (jnp.asarray(x, jnp.bfloat16) for x in batch(32, 48, 16))
+    dense, blocked = (
+        jax.jit(jax.grad(lambda q, t, b=b: ega_loss(q, t, temperature=0.1, block_size=b), (0, 1)))(queries, targets)
+        for b in (None, 5)
+    )
+    chex.assert_trees_all_close(blocked, dense, rtol=0.02, atol=1e-4)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_no_array_of_all_pairs(symmetric):
+    """The compiled step's temporaries stay far below the N x M float32 logits."""
+    size, features, block_size = 2048, 16, 64
+    shape = jax.ShapeDtypeStruct((size, features), jnp.float32)
+
+    def loss(queries, targets):
+        return ega_loss(queries, targets, symmetric=symmetric, block_size=block_size, return_stats=True)
+
+    logits_bytes, block_bytes, gradient_bytes = 4 * size**2, 4 * block_size * size, 4 * size * features
+    for function in (loss, jax.value_and_grad(loss, (0, 1), has_aux=True)):
+        memory = jax.jit(function).lower(shape, shape).compile().memory_analysis()
+        assert memory.temp_size_in_bytes < 5 * block_bytes + 12 * gradient_bytes < logits_bytes / 3
+
+
+def count_products(jaxpr):
+    """Counts matrix products, those of sub-programs included."""
+    count = 0
+    for equation in jaxpr.eqns:
+        count += equation.primitive.name == "dot_general"
+        count += sum(count_products(inner) for inner in jaxprs_in_params(equation.params))
+    return count
+
+
+@pytest.mark.parametrize("block_size", [None, 4])
+def test_value_alone_costs_one_product_and_a_step_three(block_size):
+    queries, targets = batch(16, 24)
+
+    def loss(queries, targets):
+        return ega_loss(queries, targets, block_size=block_size)
+
+    assert count_products(jax.make_jaxpr(loss)(queries, targets).jaxpr) == 1
+    assert count_products(jax.make_jaxpr(jax.grad(loss, (0, 1)))(queries, targets).jaxpr) == 3
+
+
+def test_default_block_size():
+    assert blocks.count_blocks(1024, 2048, None) == 1
+    num_blocks = blocks.count_blocks(65536, 65536, None)
+    assert 16 <= num_blocks <= 256
+    assert blocks.count_blocks(10, 10, 3) == 4
+    assert blocks.count_blocks(9, 10, 3) == 3
+
+
+def test_cut_and_join():
+    rows = {"a": np.arange(7), "b": np.arange(14).reshape(7, 2)}
+    cut = blocks.cut(rows, 3)
+    assert cut["b"].shape == (3, 3, 2)
+    np.testing.assert_array_equal(cut["a"][1], [1, 4, 0])
+    chex.assert_trees_all_equal(blocks.join(cut, 7), rows)
+
+
+def test_bad_block_size():
+    queries, targets = batch()
+    with pytest.raises(ValueError, match="block_size must be at least 1"):
+        ega_loss(queries, targets, block_size=0)
