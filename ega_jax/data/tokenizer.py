@@ -50,6 +50,7 @@ class Tokenizer:
     Attributes:
       pad_id, start_id, end_id, image_id: the ids of `<|endoftext|>`, `<|im_start|>`, `<|im_end|>` and
         `<image>`.
+      video_id: the id of `<video>`, or None where there is none.
       vocab_size: one more than the largest id, so the smallest embedding table that holds every id. A
         pre-trained table
         may be larger: LLaVA-OneVision pads 151648 to 152128.
@@ -76,6 +77,7 @@ class Tokenizer:
         self.start_id = special[START_TOKEN]
         self.end_id = special[END_TOKEN]
         self.image_id = special[IMAGE_PLACEHOLDER]
+        self.video_id = special.get(VIDEO_PLACEHOLDER)
         self.vocab_size = 1 + max(self._plain.get_vocab(with_added_tokens=True).values())
 
     def encode_batch(self, texts: Sequence[str]) -> list[Int32[np.ndarray, " T"]]:
@@ -145,17 +147,13 @@ def load_tokenizer(directory: Path | str, *, add_image_token: bool = False) -> T
     try:
         backend = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises Exception itself
-        raise BadInputError(
-            f"{path}: not a tokenizer.json that this version of tokenizers reads ({error})"
-        ) from error
+        raise BadInputError(f"{path}: not a tokenizer.json that this version of tokenizers reads ({error})") from error
     if add_image_token and backend.token_to_id(IMAGE_PLACEHOLDER) is None:
         backend.add_special_tokens([_control(IMAGE_PLACEHOLDER)])
     try:
         return Tokenizer(backend)
     except BadInputError as error:
-        hint = (
-            "" if add_image_token or IMAGE_PLACEHOLDER not in str(error) else "; add_image_token=True adds it"
-        )
+        hint = "" if add_image_token or IMAGE_PLACEHOLDER not in str(error) else "; add_image_token=True adds it"
         raise BadInputError(f"{path}: {error}{hint}") from error
 
 
@@ -174,9 +172,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """
     smallest = _BYTES + len(CONTROL_TOKENS)
     if vocab_size < smallest:
-        raise ValueError(
-            f"vocab_size must be at least {smallest} (256 bytes and control tokens), got {vocab_size}"
-        )
+        raise ValueError(f"vocab_size must be at least {smallest} (256 bytes and control tokens), got {vocab_size}")
     backend = tokenizers.Tokenizer(models.BPE())
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Sequence(

@@ -1,0 +1,55 @@
+"""The padded shapes that programs are compiled for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ega_jax.errors import BadInputError
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
+
+
+class Bucket(NamedTuple):
+    """One padded shape.
+
+    Attributes:
+      tokens: length of every row.
+      tiles: image tile slots a row, pooled over the rows of a group.
+    """
+
+    tokens: int
+    tiles: int
+
+
+class Buckets(NamedTuple):
+    """The finite list that a bucket is picked from: every pair of a length and a number of tiles.
+
+    Attributes:
+      tokens, tiles: both ascending.
+    """
+
+    tokens: tuple[int, ...]
+    tiles: tuple[int, ...]
+
+    def fit(self, tokens: Int[np.ndarray, " N"], tiles: Int[np.ndarray, " N"], groups: int = 1) -> Bucket:
+        """The smallest bucket that N rows fit, laid into `groups` equal groups in order.
+
+        Raises:
+          BadInputError: the rows have more tiles than the largest; rows that are too long are taken as cut to the
+            largest length (`Processor` cuts the text's end).
+        """
+        pooled = -(-np.max(np.sum(np.reshape(tiles, (groups, -1)), 1)) // (len(tiles) // groups))
+        if pooled > self.tiles[-1]:
+            raise BadInputError(
+                f"{pooled} image tiles a row, more than the largest of data.tile_buckets {self.tiles}: add a larger one"
+            )
+        longest = min(np.max(tokens), self.tokens[-1])
+        return Bucket(_at_least(self.tokens, longest), _at_least(self.tiles, pooled))
+
+
+def _at_least(ladder: Sequence[int], value: int) -> int:
+    return next(step for step in ladder if step >= value)

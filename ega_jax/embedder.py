@@ -1,0 +1,182 @@
+"""A model in use: texts and images in, unit vectors out."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from ega_jax.data.buckets import Bucket, Buckets
+from ega_jax.data.images import ImageError
+from ega_jax.data.processor import Processor
+from ega_jax.data.records import IMAGE_TOKEN, Side
+from ega_jax.errors import BadInputError
+from ega_jax.models.functional import embed_groups
+from ega_jax.training.checkpoint import Checkpoints
+from ega_jax.training.config import MeshSettings, ModelSettings, TrainConfig, from_json
+from ega_jax.training.optimizer import split_frozen
+from ega_jax.training.setup import MODEL, Setup, make_setup, starting_parameters
+from ega_jax.training.sharding import batch_devices, batch_sharding, parameter_shardings
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float32
+    from PIL.Image import Image
+
+    from ega_jax.models.functional import Parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedder:
+    """Encodes sides with fixed weights, on all devices of a mesh.
+
+    Attributes:
+      embed: (parameters, grouped inputs) -> (G, R, D), jitted; shared by embedders of one model, so that new weights
+        compile nothing anew.
+      parameters: the weights.
+      processor: the backbone's host side.
+      buckets: the shapes that may be compiled.
+      devices: groups a batch is cut into, one a device.
+      place: lays host arrays with a leading group axis on the devices.
+    """
+
+    embed: Callable[[Parameters, Any], Array]
+    parameters: Parameters
+    processor: Processor
+    buckets: Buckets
+    devices: int = 1
+    place: Callable[[Any], Any] = jax.device_put
+
+    @classmethod
+    def from_pretrained(cls, directory: Path | str, *, untrained: bool = False) -> Embedder:
+        """Loads a run directory (its best checkpoint) or a model directory (config.json, tokenizer.json,
+        *.safetensors).
+
+        Args:
+          directory: of the run or model.
+          untrained: of a run, take the weights that it began with instead.
+
+        Raises:
+          BadInputError: it is neither, or a file of it is missing or damaged.
+        """
+        directory = Path(directory)
+        if not (directory / MODEL).is_dir():
+            config = TrainConfig(steps=1, model=ModelSettings(weights=directory))
+            setup = make_setup(config, directory)
+            return cls.of(setup, starting_parameters(config, setup))
+        config = dataclasses.replace(from_json(directory / "config.json"), mesh=MeshSettings())
+        setup = make_setup(config, directory / MODEL)
+        if untrained:
+            return cls.of(setup, starting_parameters(config, setup))
+        places = parameter_shardings(setup.functional, setup.mesh)
+        wanted = {
+            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[path])
+            for path, leaf in setup.functional.parameters.items()
+        }
+        trained, frozen = split_frozen(wanted, config.model.frozen)
+        with Checkpoints(directory / "checkpoints", config.checkpoint) as checkpoints:
+            state = checkpoints.restore({"trained": trained, "frozen": frozen}, step=checkpoints.best)
+        return cls.of(setup, {**state["trained"], **state["frozen"]})
+
+    @classmethod
+    def of(cls, setup: Setup, parameters: Parameters) -> Embedder:
+        """The model of a setup with these weights."""
+        sharding = batch_sharding(setup.mesh)
+
+        @jax.jit
+        def embed(parameters: Parameters, inputs: Any) -> Array:
+            return embed_groups(functools.partial(setup.functional.embed, parameters), inputs)
+
+        return cls(
+            embed,
+            parameters,
+            setup.processor,
+            setup.buckets,
+            batch_devices(setup.mesh),
+            lambda inputs: jax.device_put(inputs, sharding),
+        )
+
+    def with_parameters(self, parameters: Parameters) -> Embedder:
+        """The same model with other weights."""
+        return dataclasses.replace(self, parameters=parameters)
+
+    def encode(
+        self,
+        items: Sequence[Side | Mapping[str, Any]],
+        *,
+        batch_size: int = 32,
+        progress: Callable[[int], None] = lambda items: None,
+    ) -> Float32[np.ndarray, "n D"]:
+        """Embeds items.
+
+        Args:
+          items: sides, or mappings with "text" and "images" (paths or PIL images; "image": x is short for "images":
+            [x]); images come before the text.
+          batch_size: items encoded at once.
+          progress: called with the number of items done since the last call.
+
+        Returns:
+          One float32 unit row an item, in the order of `items`.
+
+        Raises:
+          BadInputError: an item has neither text nor image, an unknown key, or an image that cannot be decoded; names
+            it.
+        """
+        sides = [item if isinstance(item, Side) else _side(number, item) for number, item in enumerate(items)]
+        if not sides:
+            raise BadInputError("nothing to encode")
+        try:
+            sizes = self.processor.measure(sides)
+        except ImageError:
+            self._blame(sides)
+            raise
+        batch_size = -(-batch_size // self.devices) * self.devices
+        # Longest first: neighbours share a bucket, and memory runs out at once or never.
+        order = np.lexsort((-sizes.tokens, -sizes.tiles))
+        rows: list[np.ndarray] = []
+        for start in range(0, len(sides), batch_size):
+            batch = order[start : start + batch_size]
+            padded = np.resize(batch, batch_size)  # a short last batch repeats its rows
+            bucket = self.buckets.fit(sizes.tokens[padded], sizes.tiles[padded], self.devices)
+            rows.append(self._encode([sides[i] for i in batch], bucket, batch_size)[: len(batch)])
+            progress(len(batch))
+        result = np.empty((len(sides), rows[0].shape[1]), np.float32)
+        result[order] = np.concatenate(rows)
+        return result
+
+    def _encode(self, sides: Sequence[Side], bucket: Bucket, batch_size: int) -> Float32[np.ndarray, "n D"]:
+        try:
+            examples = [self.processor.prepare(side) for side in sides]
+        except ImageError:
+            self._blame(sides)
+            raise
+        padding = [None] * (batch_size - len(examples))
+        inputs = self.processor.collate([*examples, *padding], bucket, self.devices)
+        embeddings = np.asarray(self.embed(self.parameters, self.place(inputs)))
+        return embeddings.reshape(batch_size, -1)
+
+    def _blame(self, sides: Sequence[Side]) -> None:
+        """Raises an error that names the first image that cannot be read."""
+        for side in sides:
+            for source in side.images:
+                try:
+                    self.processor.prepare(Side("", (source,)))
+                except ImageError as error:
+                    raise BadInputError(f"{source}: {error}") from error
+
+
+def _side(number: int, item: Mapping[str, Any]) -> Side:
+    unknown = set(item) - {"text", "image", "images"}
+    if unknown:
+        raise BadInputError(f"item {number}: unknown keys {sorted(unknown)}; known: text, image, images")
+    sources: Sequence[Path | str | Image] = item.get("images") or ([item["image"]] if item.get("image") else [])
+    text = item.get("text") or ""
+    if not text and not sources:
+        raise BadInputError(f"item {number}: has neither text nor image")
+    images = tuple(Path(source) if isinstance(source, str) else source for source in sources)
+    tokens = "".join(IMAGE_TOKEN.replace("1", str(k + 1)) + "\n" for k in range(len(images)))
+    return Side(tokens + text, images)

@@ -1,0 +1,1 @@
+"""The sharded training step and the loop around it."""

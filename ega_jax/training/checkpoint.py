@@ -1,0 +1,184 @@
+"""Checkpoints: everything that a run needs to go on as if it had never stopped. The only file that knows orbax.
+
+A checkpoint holds the parts of the state (dicts of arrays), the data iterator and the validation score. Orbax writes it
+under a temporary name and renames it, so one that bears its number is whole; a manifest of file hashes is then laid
+beside it, because orbax itself restores a flipped byte without a word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from ega_jax.errors import BadInputError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ega_jax.training.config import CheckpointSettings
+
+_SCORE, _DATA = "score", "data"
+_MANIFESTS = "manifests"
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Attributes:
+      directory: where they lie, one folder a step.
+    """
+
+    def __init__(self, directory: Path, settings: CheckpointSettings) -> None:
+        self.directory = directory.absolute()
+        self._settings = settings
+        policies = ocp.training.preservation_policies
+        self._checkpointer = ocp.training.Checkpointer(
+            self.directory,
+            preservation_policy=policies.AnyPreservationPolicy(
+                [
+                    policies.LatestN(settings.keep_latest),
+                    policies.BestN(
+                        get_metric_fn=lambda metrics: metrics[_SCORE],
+                        n=settings.keep_best,
+                        keep_checkpoints_without_metrics=False,
+                    ),
+                ]
+            ),
+            cleanup_tmp_directories=True,  # what a killed process had begun
+        )
+
+    def save(self, step: int, state: dict[str, Any], iterator: Any, score: float | None = None) -> None:
+        """Writes the checkpoint of `step`, and drops those that the settings do not keep.
+
+        Args:
+          step: updates done.
+          state: its parts by name, each a tree of arrays.
+          iterator: the grain iterator, whose next batch is that of `step`.
+          score: the validation score, the higher the better.
+
+        Raises:
+          BadInputError: the disk has no room for it; nothing that was there is touched.
+        """
+        self._require_space(state)
+        self._checkpointer.save_checkpointables(
+            step,
+            {**_parts(state), _DATA: iterator},
+            metrics=None if score is None else {_SCORE: score},
+            force=True,
+        )
+        if jax.process_index() == 0:
+            self._write_manifest(step)
+            for manifest in (self.directory / _MANIFESTS).glob("*.json"):
+                if not (self.directory / manifest.stem).exists():
+                    manifest.unlink()
+
+    def restore(self, abstract_state: dict[str, Any], iterator: Any = None, step: int | None = None) -> dict[str, Any]:
+        """Parts of the state of the checkpoint of `step` (the latest by default).
+
+        Args:
+          abstract_state: the parts wanted: trees of `jax.ShapeDtypeStruct` with the shardings to restore to, of which
+            the checkpoint may know nothing.
+          iterator: a grain iterator over the same data, to be set to where it was; None leaves the data alone.
+          step: which checkpoint.
+
+        Raises:
+          BadInputError: there is no such checkpoint, or a file of it is missing or not what was written.
+        """
+        step = self._existing(step)
+        self.verify(step)
+        wanted = _parts(abstract_state) | ({} if iterator is None else {_DATA: iterator})
+        found = self._checkpointer.load_checkpointables(step, wanted)
+        return {name: found.get(name, part) for name, part in abstract_state.items()}
+
+    @property
+    def latest(self) -> int | None:
+        """The step of the newest checkpoint, or None."""
+        return self._checkpointer.latest.step if self._checkpointer.latest else None
+
+    @property
+    def best(self) -> int | None:
+        """The step of the checkpoint with the highest validation score; the newest where none was validated."""
+        scored = [c for c in self._checkpointer.checkpoints if c.metrics and _SCORE in c.metrics]
+        return max(scored, key=lambda c: (c.metrics[_SCORE], c.step)).step if scored else self.latest
+
+    def verify(self, step: int) -> None:
+        """Compares the files of a checkpoint with the hashes taken when it was written.
+
+        Raises:
+          BadInputError: a file is missing or differs; names it.
+        """
+        path = self.directory / _MANIFESTS / f"{step}.json"
+        if not path.exists():
+            # Killed between orbax's rename and our hashing: it is whole, and is hashed now.
+            self._write_manifest(step)
+            return
+        for name, expected in json.loads(path.read_text()).items():
+            file = self.directory / str(step) / name
+            if not file.is_file() or _hash(file) != expected:
+                state = "differs from what was written" if file.is_file() else "is missing"
+                raise BadInputError(
+                    f"checkpoint {step} is damaged: {file} {state}; delete {self.directory / str(step)} to go on from "
+                    "the checkpoint before it"
+                )
+
+    def close(self) -> None:
+        self._checkpointer.close()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _existing(self, step: int | None) -> int:
+        steps = [c.step for c in self._checkpointer.checkpoints]
+        if step is None and steps:
+            return max(steps)
+        if step not in steps or step is None:
+            raise BadInputError(f"{self.directory} holds no checkpoint {'' if step is None else step}; it has {steps}")
+        return step
+
+    def _write_manifest(self, step: int) -> None:
+        folder = self.directory / str(step)
+        hashes = {str(file.relative_to(folder)): _hash(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+        target = self.directory / _MANIFESTS / f"{step}.json"
+        target.parent.mkdir(exist_ok=True)
+        temporary = target.with_suffix(".tmp")
+        temporary.write_text(json.dumps(hashes, indent=1))
+        os.replace(temporary, target)
+
+    def _require_space(self, state: dict[str, Any]) -> None:
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        kept = (self._settings.keep_latest + self._settings.keep_best + 1) * size  # one more while it is written
+        budget = self._settings.disk_budget_gb
+        if budget is not None and kept > budget * 1e9:
+            raise BadInputError(
+                f"checkpoints of {size / 1e9:.3g} GB need {kept / 1e9:.3g} GB with checkpoint.keep_latest="
+                f"{self._settings.keep_latest} and keep_best={self._settings.keep_best}: more than "
+                f"checkpoint.disk_budget_gb={budget:.3g}"
+            )
+        free = shutil.disk_usage(self.directory).free
+        if size > free:
+            raise BadInputError(
+                f"{self.directory}: {free / 1e9:.3g} GB free, but a checkpoint needs {size / 1e9:.3g} GB; make room "
+                "and start again: the run goes on from its last checkpoint"
+            )
+
+
+def _parts(state: dict[str, Any]) -> dict[str, Any]:
+    """Those that hold anything: orbax writes no empty tree."""
+    return {name: part for name, part in state.items() if jax.tree.leaves(part)}
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

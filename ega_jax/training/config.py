@@ -1,0 +1,250 @@
+"""The settings of a training run: frozen dataclasses, checked when they are built.
+
+An experiment is a Python file in `configs/` that binds `config = TrainConfig(...)`; the command line overrides any
+field (`ega-jax train configs/glyphs.py --optimizer.learning-rate 1e-3`), and a run directory keeps the result as
+`config.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import runpy
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from ega_jax.errors import BadInputError
+from ega_jax.losses import DEFAULTS
+
+
+def _positive(settings: object, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if not (value > 0 and math.isfinite(value)):
+            raise BadInputError(f"{name} must be positive, got {value}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """The backbone and how it computes."""
+
+    preset: str = "llava_onevision_7b"
+    """A name from `ega_jax.models.PRESETS`; ignored where `weights` brings its own configuration."""
+    weights: Path | None = None
+    """A model directory (config.json, tokenizer.json, *.safetensors) to start from; None starts from random weights."""
+    vocab_size: int = 2048
+    """Entries of the tokenizer that is trained on the data when `weights` is None."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Type of the matrix products; parameters, norms, softmax and similarities are float32 whatever it is."""
+    remat: Literal["none", "dots", "full"] = "full"
+    """What the backward pass recomputes: nothing, all but matrix products, or every layer."""
+    max_tiles: int | None = None
+    """Most tiles that a picture is cut into beside its base tile; None is the backbone's own limit."""
+    base_only: bool = False
+    """Only the base tile of each picture: the cheapest resolution."""
+    frozen: tuple[str, ...] = ()
+    """Regular expressions; a parameter whose path matches one from its start is not trained."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """What to train on, and how rows become batches."""
+
+    directory: str = "glyphs"
+    """A directory in MMEB's schema, or "glyphs" for the embedded dataset."""
+    subsets: tuple[str, ...] = ()
+    """Names of the subsets to train on; empty takes all that have training rows."""
+    batch_size: int = 1024
+    """Rows of the global batch: every query sees the targets of all of them as negatives."""
+    sub_batch_size: int = 64
+    """Rows of a batch that come from one subset."""
+    chunk_size: int | None = None
+    """Rows that a device encodes at once (GradCache); None encodes its whole share."""
+    mixing_exponent: float = 0.5
+    """A subset is drawn in proportion to its size to this power: 1 is by size, 0 is uniform."""
+    token_buckets: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096, 9216)
+    """The padded sequence lengths that may be compiled, ascending."""
+    tile_buckets: tuple[int, ...] = (0, 1, 2, 3, 5, 7, 10)
+    """The padded numbers of image tiles a row (on average over a chunk) that may be compiled, ascending."""
+    on_bad_record: Literal["error", "skip"] = "error"
+    """A row that cannot be used stops the run, or is counted, reported and left out."""
+    verify_images: Literal["path", "header", "decode"] = "header"
+    """What every image is held to before the first step: that its file is there, that its header is an image's, or that it
+    decodes whole."""
+    threads: int = 2
+    """Threads that prepare batches on each process."""
+    prefetch: int = 4
+    """Batches prepared ahead."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "batch_size", "sub_batch_size", "threads", "prefetch")
+        if self.batch_size % self.sub_batch_size:
+            raise BadInputError(
+                f"data.batch_size {self.batch_size} is not a multiple of data.sub_batch_size {self.sub_batch_size}"
+            )
+        for name in ("token_buckets", "tile_buckets"):
+            ladder = getattr(self, name)
+            if not ladder or list(ladder) != sorted(set(ladder)):
+                raise BadInputError(f"data.{name} must be ascending and not empty, got {ladder}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """The options of `ega_jax.ega_loss` (see there)."""
+
+    temperature: float = 0.02
+    alpha: float = DEFAULTS.alpha
+    """How fast hardness falls off with the distance to the positive."""
+    beta: float = DEFAULTS.beta
+    """How much hard negatives are amplified; 0 is InfoNCE."""
+    hardness: Literal["relative", "absolute"] = "relative"
+    combine: Literal["normalized", "rebalanced", "unnormalized"] = DEFAULTS.combine
+    symmetric: bool = False
+    """Add the target-to-query direction."""
+    false_negative_margin: float | None = None
+    """Leave out negatives that beat the positive by more than this similarity."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "temperature")
+        if self.alpha < 0 or self.beta < 0:
+            raise BadInputError(f"loss.alpha and loss.beta must not be negative, got {self.alpha} and {self.beta}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """AdamW with linear warm-up and cosine decay."""
+
+    learning_rate: float = 2e-5
+    """The peak."""
+    warmup: float = 0.05
+    """Share of all steps that the learning rate rises over."""
+    final: float = 0.1
+    """Share of the peak that is left at the last step."""
+    b1: float = 0.9
+    b2: float = 0.98
+    weight_decay: float = 0.01
+    """Applied to matrices only: not to norms, biases, embeddings or the newline vector."""
+    gradient_clip: float = 1.0
+    """Largest global norm of the gradient."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "learning_rate", "gradient_clip")
+        if not 0 <= self.warmup < 1:
+            raise BadInputError(f"optimizer.warmup is a share of all steps in [0, 1), got {self.warmup}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshSettings:
+    """Sizes of the device mesh; -1, for one axis at most, takes what the others leave."""
+
+    data: int = -1
+    """Replicas of the parameters; the batch is split over data x fsdp."""
+    fsdp: int = 1
+    """Devices that share one copy of the parameters, each gathering what it needs."""
+    tensor: int = 1
+    """Devices that split the heads and hidden units of every layer."""
+
+    def __post_init__(self) -> None:
+        sizes = dataclasses.astuple(self)
+        if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+            raise BadInputError(f"mesh sizes are positive, one of them may be -1; got {dataclasses.asdict(self)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """When to save, and what to keep."""
+
+    every: int = 500
+    """Steps between checkpoints; the last step and every evaluated one are saved too."""
+    keep_latest: int = 2
+    keep_best: int = 1
+    """Checkpoints of the highest validation score to keep beside the latest."""
+    disk_budget_gb: float | None = None
+    """Refuse to start when the checkpoints to be kept would need more than this."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "every", "keep_latest")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ValidationSettings:
+    """Retrieval on the validation subsets during training."""
+
+    every: int | None = None
+    """Steps between evaluations; None never evaluates."""
+    batch_size: int = 128
+    """Items encoded at once."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One experiment."""
+
+    steps: int
+    """Optimizer updates in all."""
+    seed: int = 0
+    """Of the parameters, the order of the data and the embedded dataset."""
+    log_every: int = 10
+    """Steps between lines of `metrics.jsonl`."""
+    model: ModelSettings = ModelSettings()
+    data: DataSettings = DataSettings()
+    loss: LossSettings = LossSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    mesh: MeshSettings = MeshSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    validation: ValidationSettings = ValidationSettings()
+    writers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where metrics go beside `metrics.jsonl`."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "steps", "log_every")
+        if self.seed < 0:
+            raise BadInputError(f"seed must not be negative, got {self.seed}")
+
+
+def load_experiment(path: Path) -> TrainConfig:
+    """The `config` that the Python file at `path` binds. The file is the user's own program and is run."""
+    if not path.is_file():
+        raise BadInputError(f"{path}: no such config file; the ones that ship are in configs/")
+    config = runpy.run_path(str(path)).get("config")
+    if not isinstance(config, TrainConfig):
+        raise BadInputError(f"{path}: must bind `config = TrainConfig(...)`, found {type(config).__name__}")
+    return config
+
+
+def to_json(config: TrainConfig) -> str:
+    return TypeAdapter(TrainConfig).dump_json(config, indent=2).decode() + "\n"
+
+
+def from_json(path: Path) -> TrainConfig:
+    """Reads a run's `config.json`.
+
+    Raises:
+      BadInputError: the file is missing or unreadable, or a key is unknown (the nearest known one is suggested).
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise BadInputError(f"{path}: {error.strerror}; is this a run directory?") from None
+    try:
+        value: Any = TypeAdapter(dict[str, Any]).validate_json(text)
+        _refuse_unknown(value, TrainConfig, str(path))
+        return TypeAdapter(TrainConfig).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadInputError(f"{path}: {where or 'the file'}: {first['msg']}") from None
+
+
+def _refuse_unknown(value: dict[str, Any], cls: type, where: str) -> None:
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key, inner in value.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            raise BadInputError(f"{where}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        default = fields[key].default
+        if dataclasses.is_dataclass(default) and isinstance(inner, dict):
+            _refuse_unknown(inner, type(default), f"{where}: {key}")

@@ -1,0 +1,108 @@
+"""What a run computes with, besides its weights: the model's shape, its processor, the buckets and the mesh.
+
+A run directory holds the model's configuration and tokenizer in `model/`, in the published format, so that the run can
+be read without the experiment's file, and goes on with the tokenizer it began with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import jax
+
+from ega_jax.data.buckets import Buckets
+from ega_jax.data.processor import Processor
+from ega_jax.data.tokenizer import load_tokenizer, train_tokenizer
+from ega_jax.errors import BadInputError
+from ega_jax.models import Compute, LlavaOnevision, LlavaOnevisionConfig, build, load_config
+from ega_jax.models.functional import Functional
+from ega_jax.models.presets import config_of
+from ega_jax.training.config import TrainConfig
+from ega_jax.training.sharding import make_mesh, parameter_shardings
+
+MODEL = "model"
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """The parts that training and encoding share.
+
+    Attributes:
+      functional: the model as a function of its weights.
+      processor: its host side.
+      buckets: the shapes that may be compiled.
+      mesh: the devices.
+    """
+
+    functional: Functional[LlavaOnevision]
+    processor: Processor
+    buckets: Buckets
+    mesh: jax.sharding.Mesh
+
+
+def make_setup(config: TrainConfig, model_dir: Path) -> Setup:
+    """Builds the parts from a config and a model directory; no weights are read.
+
+    Raises:
+      BadInputError: a file of the model directory is missing or damaged, or the mesh does not fit the devices.
+    """
+    model = load_config(model_dir)
+    image = dataclasses.replace(model.image, max_tiles=config.model.max_tiles, base_only=config.model.base_only)
+    tokenizer = load_tokenizer(model_dir)
+    if tokenizer.image_id != model.image_token_id or tokenizer.vocab_size > model.text.vocab_size:
+        raise BadInputError(
+            f"{model_dir}: tokenizer.json (image token {tokenizer.image_id}, {tokenizer.vocab_size} entries) does not "
+            f"fit config.json (image token {model.image_token_id}, {model.text.vocab_size} entries)"
+        )
+    buckets = Buckets(config.data.token_buckets, config.data.tile_buckets)
+    return Setup(
+        functional_model(config, dataclasses.replace(model, image=image)),
+        Processor(image, tokenizer, max_tokens=buckets.tokens[-1]),
+        buckets,
+        make_mesh(config.mesh),
+    )
+
+
+def starting_parameters(config: TrainConfig, setup: Setup) -> dict[str, jax.Array]:
+    """The weights that a run begins with, each born where it lives: the given ones, or random ones of its seed."""
+    places = parameter_shardings(setup.functional, setup.mesh)
+    if config.model.weights is not None:
+        return setup.functional.load(config.model.weights, places)
+    return setup.functional.initialize(config.seed, places)
+
+
+def functional_model(config: TrainConfig, model: LlavaOnevisionConfig) -> Functional[LlavaOnevision]:
+    """The model of an experiment, as a function of its weights."""
+    compute = Compute(dtype=config.model.dtype, remat=config.model.remat)
+    return Functional(lambda rngs: build(model, rngs=rngs, compute=compute))
+
+
+def write_model_directory(config: TrainConfig, directory: Path, texts: Callable[[], Iterable[str]]) -> None:
+    """Lays down a new run's model configuration and tokenizer: those of the weights to start from, or the preset's and
+    one trained on `texts`."""
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    source = config.model.weights
+    if source is not None:
+        load_config(source), load_tokenizer(source)  # refuse a broken one before anything is written
+        for name in ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"):
+            if (source / name).is_file():
+                shutil.copyfile(source / name, partial / name)
+    else:
+        preset = config_of(config.model.preset)
+        tokenizer = train_tokenizer(texts(), config.model.vocab_size)
+        model = preset.with_vocabulary(
+            tokenizer.vocab_size, image_token_id=tokenizer.image_id, video_token_id=tokenizer.video_id
+        )
+        tokenizer.save(partial)
+        for name, content in (
+            ("config.json", model.to_hf()),
+            ("preprocessor_config.json", model.preprocessor_to_hf()),
+        ):
+            (partial / name).write_text(json.dumps(content, indent=2) + "\n")
+    partial.rename(directory)

@@ -1,0 +1,103 @@
+"""Where arrays live: the device mesh, and the rules from logical axes to mesh axes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+import jax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ega_jax.errors import BadInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ega_jax.models.functional import Functional
+    from ega_jax.training.config import MeshSettings
+
+BATCH = ("data", "fsdp")
+"""The mesh axes that split the batch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AxisRules:
+    """Logical axis of a parameter -> mesh axis that splits it.
+
+    A matrix is split twice: its inputs' features over "fsdp" (gathered when a layer runs, so that no device holds a
+    whole model) and its heads or hidden units over "tensor" (each device computes its own). Vectors stay whole.
+    """
+
+    embed: str | None = "fsdp"
+    mlp: str | None = "tensor"
+    heads: str | None = "tensor"
+    vocab: str | None = "tensor"
+    vision_embed: str | None = "fsdp"
+    vision_mlp: str | None = "tensor"
+    vision_heads: str | None = "tensor"
+    layers: str | None = None
+
+    def spec(self, axes: Sequence[str | None], shape: Sequence[int], mesh: jax.sharding.Mesh) -> P:
+        """The partition of one array.
+
+        A dimension that its mesh axis does not divide stays whole, and so does an array of one feature dimension, whose
+        gathering would cost more than its bytes.
+
+        Raises:
+          ValueError: a name has no rule, or two dimensions fall on one mesh axis.
+        """
+        known = {field.name for field in dataclasses.fields(self)}
+        if unknown := [name for name in axes if name is not None and name not in known]:
+            raise ValueError(f"no rule for the logical axes {unknown}; known: {sorted(known)}")
+        mapped = [None if name is None else getattr(self, name) for name in axes]
+        used = [name for name in mapped if name is not None]
+        if len(used) != len(set(used)):
+            raise ValueError(f"two dimensions of {tuple(axes)} fall on one mesh axis: {mapped}")
+        if sum(name != "layers" for name in axes) < 2:
+            return P()
+        return P(
+            *(
+                name if name is not None and size % mesh.shape[name] == 0 else None
+                for name, size in zip(mapped, shape, strict=True)
+            )
+        )
+
+
+def make_mesh(settings: MeshSettings, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+    """The mesh ("data", "fsdp", "tensor") over all devices.
+
+    Raises:
+      BadInputError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = dataclasses.asdict(settings)
+    given = math.prod(size for size in sizes.values() if size != -1)
+    sizes = {name: len(devices) // given if size == -1 else size for name, size in sizes.items()}
+    if math.prod(sizes.values()) != len(devices):
+        raise BadInputError(f"mesh {sizes} has {math.prod(sizes.values())} places for {len(devices)} devices")
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
+
+
+def parameter_shardings(functional: Functional, mesh: jax.sharding.Mesh) -> dict[str, NamedSharding]:
+    """Where each parameter of a model lives, by path."""
+    rules = AxisRules()
+    return {
+        path: NamedSharding(mesh, rules.spec(functional.axes[path], leaf.shape, mesh))
+        for path, leaf in functional.parameters.items()
+    }
+
+
+def batch_devices(mesh: jax.sharding.Mesh) -> int:
+    """Into how many parts the mesh splits a batch."""
+    return math.prod(mesh.shape[name] for name in BATCH)
+
+
+def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """Leading axis split over `BATCH`."""
+    return NamedSharding(mesh, P(BATCH))
+
+
+def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())

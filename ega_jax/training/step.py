@@ -1,0 +1,166 @@
+"""One update: encode both sides in chunks, the loss over the whole batch, gradients, optimizer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ega_jax.losses import ega_loss
+from ega_jax.models.functional import embed_groups
+from ega_jax.training.optimizer import split_frozen
+from ega_jax.training.sharding import BATCH, batch_devices, batch_sharding, replicated
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import Array, Float
+
+    from ega_jax.losses import LossStats
+    from ega_jax.models.functional import Functional
+    from ega_jax.training.config import LossSettings
+
+State = dict[str, Any]
+"""`step` (an int32 scalar), `trained` and `frozen` (path to array), `optimizer` (optax's own)."""
+
+Metrics = dict[str, "Array"]
+
+
+def train_step(
+    state: State,
+    batch: Mapping[str, Any],
+    *,
+    functional: Functional,
+    optimizer: optax.GradientTransformation,
+    loss: LossSettings,
+    mesh: jax.sharding.Mesh,
+) -> tuple[State, Metrics]:
+    """The state after one more update, and what the step saw. Pure: jit it with the state donated.
+
+    Args:
+      state: from `initial_state`.
+      batch: from `ega_jax.data.pipeline`, as global arrays (`to_global`).
+      functional, optimizer, loss, mesh: fixed for a run.
+    """
+
+    def loss_of(trained: Mapping[str, Array]) -> tuple[Float[Array, ""], Any]:
+        embed = functools.partial(functional.embed, {**trained, **state["frozen"]})
+        return ega_loss(
+            encode_in_chunks(embed, batch["queries"], mesh),
+            encode_in_chunks(embed, batch["targets"], mesh),
+            positives=batch["positives"],
+            query_ids=batch["query_ids"],
+            target_ids=batch["target_ids"],
+            target_mask=batch["target_mask"],
+            temperature=loss.temperature,
+            alpha=loss.alpha,
+            beta=loss.beta,
+            hardness=loss.hardness,
+            combine=loss.combine,
+            symmetric=loss.symmetric,
+            false_negative_margin=loss.false_negative_margin,
+            normalize=False,  # `embed` returns unit rows
+            return_stats=True,
+        )
+
+    (value, stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state["trained"])
+    updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["trained"])
+    metrics = {"loss": value, "grad_norm": optax.tree.norm(gradients), **hardness_metrics(stats)}
+    new = {
+        "step": state["step"] + 1,
+        "trained": optax.apply_updates(state["trained"], updates),
+        "frozen": state["frozen"],
+        "optimizer": optimizer_state,
+    }
+    return new, metrics
+
+
+def encode_in_chunks(
+    embed: Callable[[Any], Float[Array, "R D"]], inputs: Any, mesh: jax.sharding.Mesh
+) -> Float[Array, "N D"]:
+    """Embeds the groups of a batch, one group a device at a time.
+
+    Each round of the scan is rematerialized, so the backward pass holds the activations of one round and not of the
+    batch: autodiff through it *is* GradCache (arXiv 2101.06983), with the exact gradient of the whole batch.
+
+    Args:
+      embed: one group's inputs -> embeddings of its R rows.
+      inputs: a tree of arrays with leading axis G = rounds x devices, in row order.
+      mesh: splits G.
+
+    Returns:
+      N = G R embeddings, in row order.
+    """
+    devices = batch_devices(mesh)
+    groups = jax.tree.leaves(inputs)[0].shape[0]
+    rounds = groups // devices
+    embed = functools.partial(embed_groups, embed)
+    if rounds == 1:
+        embeddings = embed(inputs)
+        return embeddings.reshape(-1, embeddings.shape[-1])
+
+    def by_round(x: Array) -> Array:
+        # A device's groups are neighbours: (devices, rounds) -> (rounds, devices) moves nothing between devices.
+        x = x.reshape(devices, rounds, *x.shape[1:]).swapaxes(0, 1)
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(None, BATCH)))
+
+    body = jax.checkpoint(embed, prevent_cse=False)
+    _, embeddings = jax.lax.scan(lambda _, chunk: (None, body(chunk)), None, jax.tree.map(by_round, inputs))
+    return embeddings.swapaxes(0, 1).reshape(-1, embeddings.shape[-1])
+
+
+def hardness_metrics(stats: LossStats) -> Metrics:
+    """What EGA did to this batch, named as in `metrics.jsonl`: averages over rows, and the largest amplification."""
+    means = stats.means()
+    counts = stats.negative_count > 0
+    beaten = counts & (stats.hardest_negative_similarity >= stats.positive_similarity)
+    return {
+        "hardness/amplification_mean": means["hardest_negative_amplification"],
+        "hardness/amplification_max": jnp.max(jnp.where(counts, stats.hardest_negative_amplification, 1.0)),
+        "hardness/violations": jnp.mean(beaten.astype(jnp.float32)),
+        "hardness/positive_similarity": means["positive_similarity"],
+        "hardness/hardest_negative_similarity": means["hardest_negative_similarity"],
+        "hardness/positive_pull": means["positive_pull"],
+        "hardness/effective_negatives": means["effective_negatives"],
+    }
+
+
+def initial_state(
+    parameters: Mapping[str, Array], optimizer: optax.GradientTransformation, frozen: Sequence[str]
+) -> State:
+    """The state before the first step. Works on shapes alone too, under `jax.eval_shape`."""
+    trained, still = split_frozen(parameters, frozen)
+    return {
+        "step": jnp.zeros((), jnp.int32),
+        "trained": trained,
+        "frozen": still,
+        "optimizer": optimizer.init(trained),
+    }
+
+
+def state_shardings(abstract_state: State, parameters: Mapping[str, NamedSharding], mesh: jax.sharding.Mesh) -> State:
+    """Where each array of the state lives: an optimizer's moments with their parameter, counters on every device."""
+
+    def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        # optax keeps trees shaped like the parameters inside its own: the last key is then the parameter's path.
+        name = getattr(path[-1], "key", None)
+        return parameters[name] if name in parameters and leaf.shape else replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(place, abstract_state)
+
+
+def to_global(batch: Mapping[str, Any], mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """This process's arrays of a batch as global ones: inputs split over the batch axes, labels on every device."""
+    place = jax.make_array_from_process_local_data
+    return {
+        name: jax.tree.map(lambda x: place(batch_sharding(mesh), x), value)
+        if name in ("queries", "targets")
+        else place(replicated(mesh), value)
+        for name, value in batch.items()
+    }

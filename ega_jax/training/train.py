@@ -1,0 +1,251 @@
+"""The training loop, top to bottom."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from ega_jax.data.mmeb import TrainSubset
+from ega_jax.data.pipeline import TrainingBatches, global_groups, prefetched
+from ega_jax.errors import BadInputError
+from ega_jax.training.checkpoint import Checkpoints
+from ega_jax.training.config import TrainConfig, from_json, to_json
+from ega_jax.training.interrupt import Interrupt
+from ega_jax.training.metrics import make_writers
+from ega_jax.training.optimizer import make_optimizer
+from ega_jax.training.progress import Progress
+from ega_jax.training.setup import MODEL, Setup, make_setup, starting_parameters, write_model_directory
+from ega_jax.training.sharding import batch_devices, parameter_shardings
+from ega_jax.training.step import State, initial_state, state_shardings, to_global, train_step
+
+if TYPE_CHECKING:
+    from ega_jax.models.functional import Parameters
+
+Validate = Callable[[Setup, "Parameters"], Mapping[str, float]]
+"""Scores weights: metric names to values; "eval/score" is what the best checkpoint is chosen by, the higher the
+better."""
+
+SCORE = "eval/score"
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """How a run ended.
+
+    Attributes:
+      steps: updates done in all.
+      stopped_by: the signal that ended it early, or None where it is complete.
+      metrics: the last ones logged.
+    """
+
+    steps: int
+    stopped_by: str | None
+    metrics: Mapping[str, float]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on: the numbers are no longer finite."""
+
+
+def train(
+    config: TrainConfig,
+    run_dir: Path,
+    subsets: Sequence[TrainSubset],
+    *,
+    validate: Validate | None = None,
+    progress: Progress | None = None,
+) -> Summary:
+    """Trains, from the last checkpoint in `run_dir` if there is one.
+
+    Args:
+      config: the experiment.
+      run_dir: where everything of the run goes; the same directory and config go on where they stopped.
+      subsets: the training rows.
+      validate: called every `config.validation.every` steps and at the end.
+      progress: shows how far it is.
+
+    Raises:
+      BadInputError: the data, the config or the run directory is at fault; says which and what to do.
+      TrainingError: the loss or the gradient is not finite; names the steps.
+    """
+    progress = progress or Progress()
+
+    # ---------------------------------------------------------------- the run directory: new, or the same experiment
+    claim_run_directory(config, run_dir)
+    if not (run_dir / MODEL).exists():
+        progress.note("training a tokenizer" if config.model.weights is None else "reading the model directory")
+        write_model_directory(config, run_dir / MODEL, lambda: texts_of(subsets))
+    setup = make_setup(config, run_dir / MODEL)
+    functional, mesh = setup.functional, setup.mesh
+
+    # ---------------------------------------------------------------- data: step -> batch, prepared ahead
+    groups = global_groups(batch_devices(mesh), config.data.batch_size, config.data.chunk_size)
+    batches = TrainingBatches(
+        subsets,
+        setup.processor,
+        setup.buckets,
+        steps=config.steps,
+        batch_size=config.data.batch_size,
+        sub_batch_size=config.data.sub_batch_size,
+        mixing_exponent=config.data.mixing_exponent,
+        seed=config.seed,
+        groups=groups,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        progress=progress.counter("indexing rows", sum(map(len, subsets))),
+    )
+    iterator = iter(prefetched(batches, threads=config.data.threads, prefetch=config.data.prefetch))
+
+    # ---------------------------------------------------------------- optimizer and state, each array born where it
+    # lives
+    optimizer, learning_rate = make_optimizer(config.optimizer, config.steps)
+    make_state = functools.partial(initial_state, optimizer=optimizer, frozen=config.model.frozen)
+    abstract_state = jax.eval_shape(make_state, functional.parameters)
+    shardings = state_shardings(abstract_state, parameter_shardings(functional, mesh), mesh)
+    step_fn = functools.partial(train_step, functional=functional, optimizer=optimizer, loss=config.loss, mesh=mesh)
+    update = jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
+
+    # ---------------------------------------------------------------- where it left off: checkpoint, given weights, or
+    # random
+    checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint)
+    resumed_from = checkpoints.latest
+    if resumed_from is not None:
+        progress.note(f"going on from the checkpoint of step {resumed_from}")
+        state = checkpoints.restore(with_shardings(abstract_state, shardings), iterator)
+    else:
+        state = jax.jit(make_state, out_shardings=shardings)(starting_parameters(config, setup))
+    writers = make_writers(run_dir, config.writers, resumed_from) if jax.process_index() == 0 else []
+
+    # ---------------------------------------------------------------- the loop
+    done = int(state["step"])
+    logged: dict[str, float] = {}
+    stopped_by = None
+    rate = Rate(done)
+    with Interrupt() as interrupt, checkpoints, progress.steps(done, config.steps) as advance:
+        while done < config.steps and stopped_by is None:
+            state, metrics = update(state, to_global(next(iterator), mesh))
+            done += 1
+            last = done == config.steps
+            if done % config.log_every == 0 or last:
+                logged = {
+                    **{name: float(value) for name, value in metrics.items()},
+                    "lr": float(learning_rate(done - 1)),
+                    "examples_per_s": rate.since(done) * config.data.batch_size,
+                }
+                refuse_non_finite(logged, done, config.log_every)
+                write(writers, done, logged)
+            score = None
+            if validate and config.validation.every and (done % config.validation.every == 0 or last):
+                with progress.pause("validating"), rate.paused():
+                    scores = validate(setup, {**state["trained"], **state["frozen"]})
+                write(writers, done, scores)
+                score = scores[SCORE]
+            stopped_by = interrupt.requested if not last else None
+            if score is not None or last or stopped_by or done % config.checkpoint.every == 0:
+                # NOTE: after the metrics of this step and before the next batch is taken, so that what is saved is
+                # exactly what has happened: lines up to this step, batches up to this step.
+                with rate.paused():
+                    checkpoints.save(done, state, iterator, score)
+            advance(done, logged)
+    for writer in writers:
+        writer.close()
+    iterator.close()
+    return Summary(done, stopped_by, logged)
+
+
+def claim_run_directory(config: TrainConfig, run_dir: Path) -> None:
+    """Writes `config.json`, or checks that the one that is there says the same.
+
+    Raises:
+      BadInputError: the directory holds another experiment; names the settings that differ.
+    """
+    path = run_dir / "config.json"
+    if path.exists():
+        before, now = (json.loads(text) for text in (to_json(from_json(path)), to_json(config)))
+        if changed := list(_differences(before, now)):
+            raise BadInputError(
+                f"{run_dir} holds another experiment: {'; '.join(changed)}. Choose another --run-dir, or delete it"
+            )
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(to_json(config))
+    os.replace(temporary, path)
+
+
+def texts_of(subsets: Sequence[TrainSubset]) -> Iterator[str]:
+    """Every text of the training rows."""
+    for subset in subsets:
+        for row in range(len(subset)):
+            record = subset[row]
+            yield from (side.text for side in (record.query, record.positive, *record.negatives))
+
+
+def with_shardings(abstract: State, shardings: State) -> State:
+    """Shapes that also say where the arrays are to live."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract,
+        shardings,
+    )
+
+
+def refuse_non_finite(metrics: Mapping[str, float], step: int, window: int) -> None:
+    """Raises TrainingError if the loss or the gradient norm has become infinite or NaN."""
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(metrics[name]):
+            raise TrainingError(
+                f"{name} is {metrics[name]} between steps {max(1, step - window + 1)} and {step}: lower "
+                "optimizer.learning_rate or raise loss.temperature, and start again from the last checkpoint"
+            )
+
+
+def write(writers: Sequence[Any], step: int, metrics: Mapping[str, float]) -> None:
+    for writer in writers:
+        writer.write(step, metrics)
+
+
+class Rate:
+    """Steps a second, without the pauses for validation and saving."""
+
+    def __init__(self, step: int) -> None:
+        self._step, self._time, self._paused = step, time.perf_counter(), 0.0
+
+    def since(self, step: int) -> float:
+        """Steps a second since the last call."""
+        now = time.perf_counter()
+        rate = (step - self._step) / max(now - self._time - self._paused, 1e-9)
+        self._step, self._time, self._paused = step, now, 0.0
+        return rate
+
+    def paused(self) -> Any:
+        """A context whose time does not count."""
+        return _Pause(self)
+
+
+class _Pause:
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self._rate._paused += time.perf_counter() - self._began
+
+
+def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in before:
+            yield from _differences(before[key], now[key], f"{name}.{key}" if name else key)
+    elif before != now:
+        yield f"{name} was {before} and is now {now}"
