@@ -1,0 +1,198 @@
+"""Layers against float64 numpy, and what a stack of them promises."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ega_jax.models.attention import attention
+from ega_jax.models.layers import (
+    Compute,
+    Embed,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    logical_axes,
+    rotary_angles,
+    rotate,
+)
+from ega_jax.models.qwen2 import Qwen2, Qwen2Config
+
+SMALL = Qwen2Config(
+    vocab_size=50,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+)
+
+
+def reference_attention(q, k, v, causal, key_mask):
+    """One query at a time, in float64."""
+    q, k, v = (x.astype(np.float64) for x in (q, k, v))
+    mixed = np.zeros(q.shape)
+    for b, t, h in np.ndindex(*q.shape[:3]):
+        head = h // (q.shape[2] // k.shape[2])
+        seen = [s for s in range(k.shape[1]) if key_mask[b, s] and (s <= t or not causal)]
+        logits = np.array([q[b, t, h] @ k[b, s, head] for s in seen]) / np.sqrt(q.shape[-1])
+        weights = np.exp(logits - logits.max())
+        mixed[b, t, h] = sum(w * v[b, s, head] for w, s in zip(weights / weights.sum(), seen, strict=True))
+    return mixed
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("padded", [True, False])
+def test_attention_equals_float64_reference(causal, padded):
+    rng = np.random.default_rng(0)
+    q = rng.normal(size=(2, 9, 6, 8)).astype(np.float32)
+    k, v = rng.normal(size=(2, 2, 9, 2, 8)).astype(np.float32)
+    key_mask = np.ones((2, 9), bool)
+    if padded:
+        key_mask[0, 6:] = key_mask[1, 7] = False
+    got = attention(q, k, v, causal=causal, key_mask=key_mask if padded else None)
+    np.testing.assert_allclose(got, reference_attention(q, k, v, causal, key_mask), atol=2e-6)
+
+
+def test_attention_softmax_is_float32_under_bfloat16():
+    # Logits of 256 and 257: bfloat16 has no number between 256 and 258, and would weigh both keys alike.
+    q = jnp.array([16, 16, 16, 2], jnp.bfloat16)[None, None, None]
+    k = jnp.array([[8, 8, 16, 0], [8, 8, 16, 1]], jnp.bfloat16)[None, :, None]
+    v = jnp.array([0.0, 1.0], jnp.bfloat16)[None, :, None, None] * jnp.ones(4, jnp.bfloat16)
+    got = attention(q, k, v, causal=False)[0, 0, 0, 0]
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_allclose(float(got), 1 / (1 + np.exp(-1)), atol=0.003)
+
+
+def test_attention_names_what_it_cannot_do():
+    q, k = jnp.ones((1, 2, 3, 4)), jnp.ones((1, 2, 2, 4))
+    with pytest.raises(ValueError, match="3 query heads do not divide among 2"):
+        attention(q, k, k, causal=True)
+    with pytest.raises(ValueError, match=r"'flash'.*known: "):
+        attention(q, q, q, causal=True, implementation="flash")
+
+
+def test_norms_equal_float64_reference_and_stay_float32_inside():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(5, 16)) * 10 + 30
+    scale, bias = rng.normal(size=(2, 16))
+    layer, rms = LayerNorm(16, eps=1e-3, axes=("embed",)), RMSNorm(16, eps=1e-3, axes=("embed",))
+    layer.scale[...], layer.bias[...], rms.scale[...] = (jnp.float32(a) for a in (scale, bias, scale))
+    expected_layer = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-3) * scale + bias
+    expected_rms = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-3) * scale
+    np.testing.assert_allclose(layer(jnp.float32(x)), expected_layer, atol=1e-5)
+    np.testing.assert_allclose(rms(jnp.float32(x)), expected_rms, atol=1e-5)
+
+    low = jnp.bfloat16(x)
+    assert layer(low).dtype == rms(low).dtype == jnp.bfloat16
+    assert rms(low, dtype="float32").dtype == jnp.float32
+    exact = np.asarray(low, np.float64)
+    expected_rms = exact / np.sqrt((exact**2).mean(-1, keepdims=True) + 1e-3) * scale
+    np.testing.assert_allclose(rms(low, dtype="float32"), expected_rms, atol=1e-5)
+
+
+def test_rotary_turns_pairs_by_position_times_frequency():
+    positions, theta = np.array([[0, 1, 257, 20000]]), 1e6
+    x = np.random.default_rng(0).normal(size=(1, 4, 2, 8)).astype(np.float32)
+    frequencies = theta ** (-np.arange(0, 8, 2) / 8)
+    turned = x[..., :4] + 1j * x[..., 4:]
+    turned = turned * np.exp(1j * positions[..., None] * frequencies)[:, :, None]
+    expected = np.concatenate([turned.real, turned.imag], -1)
+    angles = rotary_angles(jnp.asarray(positions), 8, theta)
+    # Float32 angles are good to 20000 * 2^-24 radians.
+    np.testing.assert_allclose(rotate(jnp.asarray(x), angles), expected, atol=5e-3)
+    np.testing.assert_allclose(rotate(jnp.asarray(x), angles)[:, :3], expected[:, :3], atol=1e-4)
+    np.testing.assert_array_equal(rotate(jnp.asarray(x), angles)[:, 0], x[:, 0])
+
+
+def test_linear_computes_in_its_dtype_and_holds_float32():
+    linear = Linear(4, 3, axes=("embed", "mlp"), compute=Compute(dtype="bfloat16"), rngs=nnx.Rngs(0))
+    assert linear.kernel.dtype == linear.bias.dtype == jnp.float32
+    assert linear(jnp.ones((2, 4))).dtype == jnp.bfloat16
+    no_bias = Linear(4, 3, axes=("embed", "mlp"), compute=Compute(), rngs=nnx.Rngs(0), use_bias=False)
+    assert no_bias.bias is None
+
+
+def test_gradient_of_a_frequent_token_adds_up_in_float32():
+    embed = Embed(3, 2, compute=Compute(dtype="bfloat16"), rngs=nnx.Rngs(0))
+    ids = jnp.array([1] * 1000 + [2])
+    gradient = jax.grad(lambda embed: embed(ids).astype(jnp.float32).sum())(embed)
+    np.testing.assert_allclose(gradient.embedding[...], [[0, 0], [1000, 1000], [1, 1]])
+
+
+def run(model):
+    """A function of a Qwen2's state: the mean square of its hidden states over a padded batch."""
+    graphdef, state = nnx.split(model)
+    mask = jnp.array([[True] * 12, [True] * 7 + [False] * 5])
+    ids = jnp.arange(24).reshape(2, 12)
+
+    def loss(state):
+        model = nnx.merge(graphdef, state)
+        hidden = model(model.embed_tokens(ids), mask, jnp.cumsum(mask, -1) - 1)
+        return (jnp.sin(hidden) * mask[..., None]).sum()
+
+    return loss, state
+
+
+def test_stack_equals_its_layers_one_by_one():
+    model = Qwen2(SMALL, compute=Compute(), rngs=nnx.Rngs(0))
+    kernel = model.decoder.layers.mlp.up_proj.kernel[...]
+    assert kernel.shape == (3, 32, 48)
+    assert not np.allclose(kernel[0], kernel[1])  # each layer has its own weights
+    mask, x = jnp.ones((1, 6), bool), jax.random.normal(jax.random.key(0), (1, 6, 32))
+    angles = rotary_angles(jnp.arange(6)[None], SMALL.head_dim, SMALL.rope_theta)
+    expected = x
+    for i in range(3):
+        expected = jax.tree.map(lambda leaf, i=i: leaf[i], model.decoder.layers)(expected, mask, angles)
+    np.testing.assert_allclose(model.decoder(x, mask, angles), expected, atol=1e-5)
+
+
+def test_remat_changes_no_gradient_but_what_is_kept():
+    reference, temporaries = None, {}
+    for remat in ("none", "dots", "full"):
+        loss, state = run(Qwen2(SMALL, compute=Compute(remat=remat), rngs=nnx.Rngs(0)))
+        compiled = jax.jit(jax.grad(loss)).lower(state).compile()
+        temporaries[remat] = compiled.memory_analysis().temp_size_in_bytes
+        gradients = compiled(state)
+        reference = gradients if reference is None else reference
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gradients, reference)
+    assert temporaries["none"] > temporaries["dots"] > temporaries["full"]
+
+
+def test_compute_names_wrong_settings():
+    with pytest.raises(ValueError, match="float16"):
+        Compute(dtype="float16")
+    with pytest.raises(ValueError, match="everything"):
+        Compute(remat="everything")
+
+
+def test_logical_axes_name_every_axis_and_lead_with_layers():
+    model = nnx.eval_shape(lambda: Qwen2(SMALL, compute=Compute(), rngs=nnx.Rngs(0)))
+    axes = dict(nnx.to_flat_state(logical_axes(nnx.state(model))))
+    shapes = {path: variable.shape for path, variable in nnx.to_flat_state(nnx.state(model))}
+    assert {path: len(names) for path, names in axes.items()} == {path: len(s) for path, s in shapes.items()}
+    assert axes[("embed_tokens", "embedding")] == ("vocab", "embed")
+    assert axes[("norm", "scale")] == ("embed",)
+    assert axes[("decoder", "layers", "mlp", "down_proj", "kernel")] == ("layers", "mlp", "embed")
+    assert axes[("decoder", "layers", "self_attn", "k_proj", "bias")] == ("layers", "heads")
+    sizes = {"vocab": {50}, "embed": {32}, "mlp": {48}, "heads": {32, 16}, "layers": {3}}
+    for path, names in axes.items():
+        assert all(size in sizes[name] for name, size in zip(names, shapes[path], strict=True)), path
+
+
+def test_logical_axes_refuse_a_variable_without_names():
+    state = nnx.state(nnx.Linear(2, 2, rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match=r"bias.*axes None"):
+        logical_axes(state)
+
+
+def test_parameters_have_unit_gain():
+    wide = dataclasses.replace(SMALL, hidden_size=256, intermediate_size=512)
+    model = Qwen2(wide, compute=Compute(), rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(1), (64, 256))
+    layer = jax.tree.map(lambda leaf: leaf[0], model.decoder.layers)
+    for linear in (layer.self_attn.q_proj, layer.mlp.up_proj, layer.self_attn.o_proj):
+        np.testing.assert_allclose(linear(x).std(), 1, atol=0.05)
