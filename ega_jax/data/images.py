@@ -51,11 +51,9 @@ def open_image(source: Path | str | bytes | Image.Image, *, max_pixels: int = MA
 
     - A file is turned upright by its EXIF orientation; a given picture is taken as it stands.
     - Of an animation, the first frame; of a given picture, the current one.
-    - The mode is kept (with `info["transparency"]`, and no other info), except that 16-bit greys become "L"
-    with
-      0..65535 scaled to 0..255 (Pillow's own conversion clips them to white), and CMYK, YCbCr, LAB and HSV
-      become "RGB" by Pillow's formulas, without colour profiles. Integer and float greys have no known range:
-      refused.
+    - The mode is kept (with `info["transparency"]`, and no other info), except that 16-bit greys become "L", 0..65535
+      scaled to 0..255 (Pillow's own conversion clips them to white), and that CMYK, YCbCr and HSV become "RGB" by
+      Pillow's formulas, without colour profiles. Integer and float greys have no known range and are refused.
     - The limit on pixels holds before anything is decoded.
 
     Args:
@@ -66,14 +64,11 @@ def open_image(source: Path | str | bytes | Image.Image, *, max_pixels: int = MA
       A picture in memory that holds no open file; a given picture itself where nothing had to be changed.
 
     Raises:
-      ImageError: missing, not a regular file, not in `FORMATS`, too large, of zero size, truncated or
-      corrupt. RuntimeError: the process has set Pillow's `LOAD_TRUNCATED_IMAGES`, so truncation cannot be
-      seen.
+      ImageError: missing, not a regular file, not in `FORMATS`, too large, of zero size, truncated or corrupt.
+      RuntimeError: the process has set Pillow's `LOAD_TRUNCATED_IMAGES`, so truncation cannot be seen.
     """
     if ImageFile.LOAD_TRUNCATED_IMAGES:
-        raise RuntimeError(
-            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set in this process: half-read pictures would pass"
-        )
+        raise RuntimeError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set in this process: half-read pictures would pass")
     if isinstance(source, Image.Image):
         _check_size(source.size, max_pixels)
         with _reasons("corrupt"):
@@ -106,9 +101,8 @@ def resolve_path(directory: Path | str, relative: str) -> Path:
     """The path of a regular file inside `directory`, from a path written in data that nobody has checked.
 
     Raises:
-      ImageError: `relative` is empty, absolute, a URL, holds "..", a NUL byte or a link out of `directory`,
-      or leads
-        to nothing or to a directory.
+      ImageError: `relative` is empty, absolute or a URL; it holds "..", a NUL byte or a link out of `directory`; or it
+        leads to nothing, or to a directory.
     """
     if not relative:
         raise ImageError("empty path")

@@ -92,6 +92,10 @@ class BadRecords:
         if len(self.first) < _KEPT_ERRORS:
             self.first.append(error)
 
+    def __bool__(self) -> bool:
+        """Whether there is anything to tell."""
+        return bool(self.skipped or self.mended)
+
     def __str__(self) -> str:
         """Lines for the terminal; empty when nothing was left out or mended."""
         lines = [f"mended, {count} times: {what}" for what, count in self.mended.most_common()]

@@ -96,8 +96,7 @@ def render(side: Side, template: Template = LLAVA_ONEVISION) -> list[Piece]:
 
 
 def strip_image_tokens(text: str, images: int) -> str:
-    """Removes `<|image_1|>` ... `<|image_n|>` from a text with n images, each with one whitespace character
-    after it.
+    """Removes `<|image_1|>` ... `<|image_n|>` from a text with n images, each with one whitespace character after it.
 
     MMEB writes "<|image_1|>\\nRepresent ..." and "<|image_1|> Represent ..."; the template brings its own
     newline, so the separator goes with the token (QQMM-embed's MMEB script removes token and newline alike).
@@ -138,9 +137,7 @@ def encode(
     rows = []
     for index, (side, pieces, counts) in enumerate(zip(sides, prompts, image_token_counts, strict=True)):
         if len(counts) != len(side.images) or any(count < 1 for count in counts):
-            raise ValueError(
-                f"side {index} has {len(side.images)} images but image token counts {list(counts)}"
-            )
+            raise ValueError(f"side {index} has {len(side.images)} images but image token counts {list(counts)}")
         rows.append(_row(index, pieces, counts, ids_of, tokenizer, max_tokens))
     return rows
 

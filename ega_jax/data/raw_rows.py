@@ -58,7 +58,7 @@ def _parquet_rows(file: Path, columns: tuple[Column, ...]) -> Iterator[tuple[int
             for batch in parquet.iter_batches(_BATCH, columns=[column.name for column in present]):
                 yield from enumerate(_batch_rows(file, row, batch, columns), start=row)
                 row += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last for names of columns
         reason = str(error).strip().splitlines()[0]
         raise BadInputError(f"{file}: cannot be read as parquet, perhaps an incomplete copy ({reason})") from error
 

@@ -43,8 +43,7 @@ _METADATA = "subsets.json"
 
 
 def find_subsets(directory: Path | str, split: Split) -> list[SubsetInfo]:
-    """The subsets of which `directory` has rows of `split`: MMEB's in the order of its tables, then others by
-    name.
+    """The subsets of which `directory` has rows of `split`: MMEB's in the order of its tables, then others by name.
 
     Args:
       directory: holds one directory a subset and, if need be, `subsets.json`, whose entries
@@ -65,8 +64,7 @@ def find_files(directory: Path | str, subset: str, split: Split) -> tuple[Subset
     """A subset and the files of one of its splits, in order; either name of an alias finds both directories.
 
     Raises:
-      BadInputError: no such subset or split, a shard `-00003-of-00008` is missing, or rows would be read
-      twice because
+      BadInputError: no such subset or split, a shard `-00003-of-00008` is missing, or rows would be read twice because
         the split is there in two formats or under two names.
     """
     name = _canonical(subset)
@@ -104,6 +102,8 @@ def _homes(directory: Path | str) -> list[Path]:
 def _files(home: Path, split: Split) -> Iterator[Path]:
     """Files that start with one of the split's prefixes; so not the `._original...` that some archivers
     leave."""
+    if split not in _PREFIXES:
+        raise ValueError(f"split must be one of {', '.join(_PREFIXES)}, got {split!r}")
     for file in home.iterdir():
         if file.suffix in _SUFFIXES and file.name.startswith(_PREFIXES[split]) and file.is_file():
             yield file

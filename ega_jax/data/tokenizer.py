@@ -1,10 +1,9 @@
 """The tokenizer: Qwen2's byte-level BPE, read from a `tokenizer.json` or trained here.
 
-Only the `tokenizers` library is used: one file, no code from the model's directory, no torch. The class below
-encodes *plain text*, always: a user who types `<image>` or `<|im_start|>` gets the characters he typed, never
-  the control token,
-so that no text can close a chat turn or claim an image that is not there. Control tokens enter a prompt by
-their ids alone (`ega_jax.data.prompts`).
+Only the `tokenizers` library is used: one file, no code from the model's directory, no torch. The class below encodes
+*plain text*, always: a user who types `<image>` or `<|im_start|>` gets the characters that were typed, never the
+control token, so that no text can close a chat turn or claim an image that is not there. Control tokens enter a prompt
+by their ids alone (`ega_jax.data.prompts`).
 """
 
 from __future__ import annotations
@@ -34,8 +33,7 @@ VIDEO_PLACEHOLDER = "<video>"
 CONTROL_TOKENS = (PAD_TOKEN, START_TOKEN, END_TOKEN, IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER)
 """In the order of LLaVA-OneVision's ids 151643 to 151647."""
 
-# Qwen2's pre-tokenization: contractions, words with one leading mark, single digits, punctuation, runs of
-# whitespace.
+# Qwen2's pre-tokenization: contractions, words with one leading mark, single digits, punctuation, runs of whitespace.
 _QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -48,12 +46,10 @@ class Tokenizer:
     """Plain text to ids, and the ids of the control tokens.
 
     Attributes:
-      pad_id, start_id, end_id, image_id: the ids of `<|endoftext|>`, `<|im_start|>`, `<|im_end|>` and
-        `<image>`.
+      pad_id, start_id, end_id, image_id: the ids of `<|endoftext|>`, `<|im_start|>`, `<|im_end|>` and `<image>`.
       video_id: the id of `<video>`, or None where there is none.
-      vocab_size: one more than the largest id, so the smallest embedding table that holds every id. A
-        pre-trained table
-        may be larger: LLaVA-OneVision pads 151648 to 152128.
+      vocab_size: one more than the largest id, so the smallest embedding table that holds every id. A pre-trained
+        table may be larger: LLaVA-OneVision pads 151648 to 152128.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:

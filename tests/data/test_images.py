@@ -1,7 +1,9 @@
 """Every hostile file has one outcome: a picture, upright and whole, or an ImageError that says why not."""
 
+import collections
 import io
 import os
+import random
 import struct
 import zlib
 
@@ -136,6 +138,7 @@ def test_a_sound_file_decodes_as_pillow_does_and_keeps_its_mode(name, tmp_path):
         assert image_size(source) == (image.height, image.width)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_bad_file_is_refused_with_its_reason(name, tmp_path):
     content, reason = REFUSED[name]
@@ -147,6 +150,28 @@ def test_a_bad_file_is_refused_with_its_reason(name, tmp_path):
         open_image(path)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow's remarks on metadata
+def test_damaged_bytes_never_raise_anything_but_image_error():
+    rng = random.Random(0)
+    sound = [*SOUND.values(), animated("GIF"), animated("WEBP"), encoded(picture(), "JPEG", exif=oriented(6))]
+    outcomes = collections.Counter()
+    for _ in range(1500):
+        data = bytearray(rng.choice(sound))
+        for _ in range(rng.choice([1, 2, 30])):
+            data[int(len(data) * rng.random() ** rng.choice([1, 4]))] = rng.randrange(256)  # often in the header
+        try:
+            size = image_size(bytes(data), max_pixels=10**6)
+            image = open_image(bytes(data), max_pixels=10**6)
+        except ImageError:
+            outcomes["refused"] += 1
+            continue
+        assert size == (image.height, image.width)
+        assert image.convert("RGB").size == image.size
+        outcomes["read"] += 1
+    assert min(outcomes["read"], outcomes["refused"]) > 200
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(
     "name", ["eps", "html", "empty", "PNG bomb of 4 Gpixel", "PNG bomb of 100 Mpixel", "PNG of zero width"]
 )
@@ -173,13 +198,7 @@ def test_the_limit_on_pixels_is_a_setting_and_inclusive():
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_file_is_turned_upright(format, orientation):
-    options = (
-        {"quality": 100, "subsampling": 0}
-        if format == "JPEG"
-        else {"lossless": True}
-        if format == "WEBP"
-        else {}
-    )
+    options = {"quality": 100, "subsampling": 0} if format == "JPEG" else {"lossless": True} if format == "WEBP" else {}
     data = encoded(picture(), format, exif=oriented(orientation), **options)
     with Image.open(io.BytesIO(data)) as file:
         expected = ImageOps.exif_transpose(file)
@@ -190,9 +209,8 @@ def test_a_file_is_turned_upright(format, orientation):
     assert image.getexif().get(0x0112, 1) == 1  # nobody downstream can turn it twice
 
 
-@pytest.mark.parametrize(
-    "exif", [b"Exif\0\0garbage", oriented(99), oriented(0), b"Exif\0\0II*\0\xff\xff\xff\xff"]
-)
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", oriented(99), oriented(0), b"Exif\0\0II*\0\xff\xff\xff\xff"])
 def test_malformed_orientation_is_ignored(exif):
     data = encoded(picture(), "JPEG", exif=exif)
     assert open_image(data).size == (WIDTH, HEIGHT)

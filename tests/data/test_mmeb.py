@@ -1,7 +1,9 @@
 """Readers of MMEB's layout: good rows come back to the character, bad ones by file, row and column."""
 
+import collections
 import json
 import pickle
+import random
 
 import numpy as np
 import pyarrow as pa
@@ -138,6 +140,11 @@ class TestSubsets:
             read_eval(data, "VOC2007")
         with pytest.raises(BadInputError, match="no train rows"):
             read_train(data, "../VOC2007")
+
+    def test_an_unknown_split_is_refused(self, data):
+        write(data, "GQA", "original", [GOOD])
+        with pytest.raises(ValueError, match="one of train, validation, test, got 'dev'"):
+            find_subsets(data, "dev")
 
     def test_a_missing_directory_is_refused(self, tmp_path):
         with pytest.raises(BadInputError, match="cannot list the data directory"):
@@ -302,6 +309,7 @@ class TestTrain:
         subset = read_train(data, "GQA", on_bad_record="skip")
         assert [subset.location(index) for index in range(len(subset))] == [(file, 0), (file, 2)]
         skipped = subset.skipped
+        assert skipped
         assert (skipped.rows, skipped.skipped) == (3, 1)
         ((kind, count),) = skipped.reasons.items()
         assert count == 1
@@ -385,6 +393,31 @@ class TestFiles:
     def test_a_misspelt_column_is_met_with_the_right_one(self, data, suffix, names, message):
         write(data, "GQA", "original", [tuple("" for _ in names)], suffix, names)
         with pytest.raises(BadInputError, match=message):
+            read_train(data, "GQA")
+
+    def test_damaged_bytes_never_raise_anything_but_bad_input(self, data, suffix):
+        rng = random.Random(0)
+        file = write(data, "GQA", "original", [(f"q{n}", "", "p", "", ["a"], [""]) for n in range(20)], suffix)
+        content = file.read_bytes()
+        outcomes = collections.Counter()
+        for _ in range(200):
+            damaged = bytearray(content)
+            for _ in range(rng.choice([1, 3, 20])):
+                damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+            file.write_bytes(damaged)
+            try:
+                subset = read_train(data, "GQA", on_bad_record="skip")
+                outcomes["refused" if subset.skipped.skipped else "read"] += 1
+            except BadInputError as error:
+                assert file.name in str(error)  # noqa: PT017
+                outcomes["refused"] += 1
+        assert outcomes["read"] > 0
+        assert outcomes["refused"] > 100
+
+    def test_a_column_name_that_is_not_text_is_refused(self, data):
+        file = write(data, "GQA", "original", [GOOD])
+        file.write_bytes(file.read_bytes().replace(b"pos_image_path", b"pos_image_\xf6ath"))
+        with pytest.raises(BadInputError, match="cannot be read as parquet"):
             read_train(data, "GQA")
 
     def test_other_columns_are_ignored(self, data, suffix):
@@ -507,6 +540,7 @@ class TestEval:
             ]
         assert len(subset.targets) == len(set(subset.targets)) == 5
         assert str(subset.skipped) == ""
+        assert not subset.skipped
 
     def test_a_candidate_listed_twice_counts_once(self, data, suffix):
         write(data, "GQA", "validation", [("q", "", ["gold", "a", "gold", "b", "a"], [""] * 5)], suffix)

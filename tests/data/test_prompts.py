@@ -41,9 +41,7 @@ def tokenizer():
 @pytest.mark.parametrize("template", [LLAVA_ONEVISION, QQMM])
 @pytest.mark.parametrize("side", SIDES, ids=lambda side: repr(side.text))
 def test_ids_equal_those_of_the_whole_template_string(tokenizer, side, template):
-    reference = tokenizers.Tokenizer.from_str(
-        tokenizer._json
-    )  # control tokens in the string are control tokens
+    reference = tokenizers.Tokenizer.from_str(tokenizer._json)  # control tokens in the string are control tokens
     text = strip_image_tokens(side.text, len(side.images))
     turn = "" if template.system is None else f"<|im_start|>system\n{template.system}<|im_end|>\n"
     slots = "<image>\n" * len(side.images)

@@ -63,7 +63,7 @@ def edit(tokenizer, directory, change):
 def test_control_tokens_come_last_in_llava_onevisions_order(tokenizer):
     first = tokenizer.vocab_size - len(CONTROL_TOKENS)
     ids = [tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id, tokenizer.image_id]
-    assert ids == [first, first + 1, first + 2, first + 3]
+    assert [*ids, tokenizer.video_id] == [first, first + 1, first + 2, first + 3, first + 4]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -162,7 +162,8 @@ def test_a_file_without_the_image_token_is_refused_or_mended_on_request(tokenize
         load_tokenizer(tmp_path)
     mended = load_tokenizer(tmp_path, add_image_token=True)
     assert mended.image_id == tokenizer.end_id + 1
-    assert mended.vocab_size == tokenizer.vocab_size - 1  # there is no <video>
+    assert mended.vocab_size == tokenizer.vocab_size - 1
+    assert mended.video_id is None
 
 
 @pytest.mark.parametrize(
