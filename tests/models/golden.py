@@ -50,11 +50,6 @@ def case(name):
     return load_file(LLAVA / f"{name}.safetensors")
 
 
-@functools.cache
-def cases():
-    return json.loads((LLAVA / "cases.json").read_text())
-
-
 def image(name):
     return Image.open(DATA / "images" / f"{name}.png")
 

@@ -8,6 +8,7 @@ from flax import nnx
 
 import ega_jax.models
 from ega_jax.models import Compute
+from ega_jax.models.anyres import video_token_sources
 from ega_jax.models.layers import rotary_angles
 
 from . import golden
@@ -54,6 +55,27 @@ def test_equals_transformers(model, name):
         if key in outputs:
             np.testing.assert_allclose(outputs[key], tensors[f"out.{key}"], **golden.FEATURES, err_msg=key)
     np.testing.assert_allclose(outputs["embedding"], tensors["out.embedding"], **golden.EMBEDDINGS)
+
+
+def test_video_equals_transformers(model):
+    tensors = golden.case("video")
+    ids = tensors["in.input_ids"].astype(np.int32)
+    frames = tensors["in.pixel_values_videos"][0].transpose(0, 2, 3, 1)
+    sources = video_token_sources(len(frames), model.config.image)
+    placeholders = (model.config.video_token_id,)
+    index, weight = golden.scatter_rows(ids, [(sources.index, sources.weight)], placeholders)
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": tensors["in.attention_mask"].astype(bool),
+        "tiles": frames,
+        "visual_index": index,
+        "visual_weight": weight,
+    }
+    merged, hidden, embedding = jax.jit(lambda x: (model.merge(x), model.hidden_states(x), model.embed(x)))(inputs)
+    packed = merged[ids == model.config.video_token_id]
+    np.testing.assert_allclose(packed, tensors["out.packed_video_features"][0], **golden.FEATURES)
+    np.testing.assert_allclose(hidden, tensors["out.final_hidden"], **golden.FEATURES)
+    np.testing.assert_allclose(embedding, tensors["out.embedding"], **golden.EMBEDDINGS)
 
 
 def info_nce(queries, targets, temperature=0.02):
