@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import collections
 import statistics
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
+from ega_jax.data.records import MetaTask
 from ega_jax.data.subsets import SUBSETS
 from ega_jax.errors import BadInputError
 from ega_jax.evaluation import retrieval
@@ -90,7 +91,8 @@ def mean_results(subsets: Sequence[SubsetResult]) -> dict[str, MeanResult]:
         chosen = [subset for subset in subsets if subset.distribution == distribution]
         if chosen:
             means[distribution] = _mean_of_subsets(chosen)
-    meta_tasks = list(dict.fromkeys(subset.meta_task for subset in subsets))
+    present = {subset.meta_task for subset in subsets}
+    meta_tasks = [meta_task for meta_task in get_args(MetaTask) if meta_task in present]
     for meta_task in meta_tasks:
         means[meta_task] = _mean_of_subsets([subset for subset in subsets if subset.meta_task == meta_task])
     macro = _mean_of_scores([means[meta_task].scores for meta_task in meta_tasks])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ega_jax.evaluation.results import Results, Scores
+    from ega_jax.evaluation.results import Results, Scores, SubsetResult
 
 META_TASK_TITLES = {
     "classification": "Classification",
@@ -22,7 +22,7 @@ MEAN_TITLES = {
     "in": "In distribution",
     "out": "Out of distribution",
     **META_TASK_TITLES,
-    "macro": "Macro (mean of meta-tasks)",
+    "macro": "Macro (over meta-tasks)",
 }
 
 
@@ -33,32 +33,50 @@ def markdown_table(results: Results, baseline: Results | None = None) -> str:
       results: what to show.
       baseline: what to compare with; adds its hit@1 and the difference in points.
     """
-    header, rows = _cells(results, baseline)
-    alignment = ["---" if column < _TEXT_COLUMNS else "---:" for column in range(len(header))]
+    titles = ["Chance", "hit@1", "± s.e.", *(["Baseline", "Change"] if baseline else [])]
+    titles += ["hit@5", "hit@10", "MRR", "nDCG@5"]
+    rows = [["Subset", "Meta-task", "Queries", "Pool", *titles], ["---", "---", *["---:"] * (2 + len(titles))]]
+    for meta_task, subsets in by_meta_task(results):
+        for subset in subsets:
+            cells = score_cells(subset.scores, _subset_scores(baseline, subset.name))
+            name = f"{subset.name} (out)" if subset.distribution == "out" else subset.name
+            first = [name, META_TASK_TITLES.get(meta_task, meta_task), str(subset.queries)]
+            rows.append([*first, f"{subset.pool_size:.6g}", *(cells[title] for title in titles)])
+    for name, mean in results.means.items():
+        cells = score_cells(mean.scores, _mean_scores(baseline, name))
+        first = [MEAN_TITLES.get(name, name), f"{mean.subsets} subset{'s' * (mean.subsets != 1)}", "", ""]
+        rows.append([*first, *(cells[title] for title in titles)])
     note = partial_note(results)
-    heading = [f"**{note}**", ""] if note else []
-    lines = []
-    for cells in [header, alignment, *(cells for _, cells in rows)]:
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join([*heading, *lines]) + "\n"
+    lines = [f"**{note}**", ""] if note else []
+    for row in rows:
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def results_table(results: Results, baseline: Results | None = None) -> Table:
-    """Returns the same table as `markdown_table` for `rich.print`."""
+    """Returns the main columns of `markdown_table` for `rich.print`, in groups, to fit into 80 columns."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    header, rows = _cells(results, baseline)
-    table = Table(caption=partial_note(results) or None, caption_style="bold yellow")
-    for column, title in enumerate(header):
-        table.add_column(title, justify="left" if column < _TEXT_COLUMNS else "right", no_wrap=True)
-    previous = ""
-    for kind, cells in rows:
-        if previous and kind != previous:
-            table.add_section()
-        previous = kind
-        # Text, because a subset's name may hold what rich takes for markup.
-        table.add_row(*map(Text, cells), style="bold" if kind == "mean" else "")
+    titles = ["Chance", "hit@1", "± s.e.", *(["Baseline", "Change"] if baseline else []), "hit@5"]
+    caption = "\n".join(filter(None, ["* out of distribution", partial_note(results)]))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption=Text(caption), caption_justify="left")
+    table.add_column("Subset", overflow="fold")
+    for title in titles:
+        table.add_column(title, justify="right", no_wrap=True, min_width=len(title))
+    for meta_task, subsets in by_meta_task(results):
+        table.add_row(Text(META_TASK_TITLES.get(meta_task, meta_task), style="bold"))
+        for subset in subsets:
+            cells = score_cells(subset.scores, _subset_scores(baseline, subset.name))
+            # Text, because a subset's name may hold what rich takes for markup.
+            table.add_row(
+                Text(f"  {subset.name}{' *' * (subset.distribution == 'out')}"), *(cells[title] for title in titles)
+            )
+    table.add_section()
+    for name, mean in results.means.items():
+        cells = score_cells(mean.scores, _mean_scores(baseline, name))
+        table.add_row(Text(MEAN_TITLES.get(name, name)), *(cells[title] for title in titles), style="bold")
     return table
 
 
@@ -73,33 +91,31 @@ def partial_note(results: Results) -> str:
     )
 
 
-_TEXT_COLUMNS = 2
+def by_meta_task(results: Results) -> list[tuple[str, list[SubsetResult]]]:
+    """Returns the meta-tasks, in the order of MMEB's tables, each with its subsets in the order given."""
+    names = [*META_TASK_TITLES, *(subset.meta_task for subset in results.subsets)]
+    groups = {name: [subset for subset in results.subsets if subset.meta_task == name] for name in names}
+    return [(name, subsets) for name, subsets in groups.items() if subsets]
 
 
-def _cells(results: Results, baseline: Results | None) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Returns the header and, for each row, its kind ("subset" or "mean") and its cells."""
-    header = ["Subset", "Meta-task", "Queries", "Pool", "Chance", "hit@1", "± s.e."]
-    header += ["Baseline", "Change"] if baseline else []
-    header += ["hit@5", "hit@10", "MRR", "nDCG@5"]
-    before_subsets = {subset.name: subset.scores for subset in baseline.subsets} if baseline else None
-    before_means = {name: mean.scores for name, mean in baseline.means.items()} if baseline else None
-    rows = []
-    for subset in results.subsets:
-        name = subset.name + (" (out)" if subset.distribution == "out" else "")
-        first = [name, META_TASK_TITLES.get(subset.meta_task, subset.meta_task)]
-        first += [str(subset.queries), f"{subset.pool_size:.6g}"]
-        rows.append(("subset", first + _score_cells(subset.scores, before_subsets, subset.name)))
-    for name, mean in results.means.items():
-        first = [MEAN_TITLES.get(name, name), f"{mean.subsets} subset{'s' * (mean.subsets != 1)}", "", ""]
-        rows.append(("mean", first + _score_cells(mean.scores, before_means, name)))
-    return header, rows
+def score_cells(now: Scores, before: Scores | None) -> dict[str, str]:
+    """Returns the cells of a row, by the title of their column, in percent; blank where there is nothing to compare."""
+    return {
+        "Chance": f"{100 * now.chance:.1f}",
+        "hit@1": f"{100 * now.hit_at_1:.1f}",
+        "± s.e.": f"{100 * now.standard_error:.1f}",
+        "Baseline": f"{100 * before.hit_at_1:.1f}" if before else "",
+        "Change": f"{100 * (now.hit_at_1 - before.hit_at_1):+.1f}" if before else "",
+        "hit@5": f"{100 * now.metrics['hit@5']:.1f}",
+        "hit@10": f"{100 * now.metrics['hit@10']:.1f}",
+        "MRR": f"{100 * now.metrics['mrr']:.1f}",
+        "nDCG@5": f"{100 * now.metrics['ndcg@5']:.1f}",
+    }
 
 
-def _score_cells(scores: Scores, before: dict[str, Scores] | None, name: str) -> list[str]:
-    percent = {metric: f"{100 * value:.1f}" for metric, value in scores.metrics.items()}
-    cells = [f"{100 * scores.chance:.1f}", percent["hit@1"], f"{100 * scores.standard_error:.1f}"]
-    if before is not None:
-        old = before.get(name)
-        difference = f"{100 * (scores.hit_at_1 - old.hit_at_1):+.1f}" if old else ""
-        cells += [f"{100 * old.hit_at_1:.1f}" if old else "", difference]
-    return cells + [percent[metric] for metric in ("hit@5", "hit@10", "mrr", "ndcg@5")]
+def _subset_scores(results: Results | None, name: str) -> Scores | None:
+    return next((subset.scores for subset in (results.subsets if results else ()) if subset.name == name), None)
+
+
+def _mean_scores(results: Results | None, name: str) -> Scores | None:
+    return results.means[name].scores if results and name in results.means else None

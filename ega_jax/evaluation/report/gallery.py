@@ -13,12 +13,13 @@ from PIL import Image
 from ega_jax.data.images import ImageError, open_image
 from ega_jax.data.records import IMAGE_TOKEN
 from ega_jax.evaluation.report.axes import percent
+from ega_jax.evaluation.tables import META_TASK_TITLES, by_meta_task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ega_jax.evaluation.details import Example, SubsetDetails
-    from ega_jax.evaluation.results import Results
+    from ega_jax.evaluation.results import Results, SubsetResult
 
 THUMBNAIL_SIDE = 160
 """Longest side of a thumbnail in pixels; on the page it is half as large, for sharp screens."""
@@ -30,31 +31,37 @@ MOST_TEXT = 280
 
 
 def gallery(results: Results, untrained: Results | None) -> str:
-    """Returns the gallery: a foldable part a subset, right answers first.
+    """Returns the gallery: a foldable part a subset, the first of each meta-task unfolded; right answers first.
 
     Args:
       results: scores and details of the trained model.
       untrained: those before training, for the rank that the gold candidate had then.
     """
     per_subset = max(MOST_EXAMPLES // max(len(results.details), 1), 2)
+    details_of = {details.name: details for details in results.details}
     before = {details.name: details.ranks for details in untrained.details} if untrained else {}
-    subsets = {subset.name: subset for subset in results.subsets}
-    shown: set[str] = set()
     parts = []
-    for details in results.details:
-        ranks_before = before.get(details.name, [])
-        cards = [_card(example, details, ranks_before) for example in _balanced(details, per_subset)]
-        if not cards:
-            continue
-        subset = subsets[details.name]
-        score = f"{percent(subset.scores.hit_at_1)} right of {subset.queries:,}"
-        opened = "" if subset.meta_task in shown else " open"  # the first of each meta-task
-        shown.add(subset.meta_task)
-        parts.append(
-            f'<details class="subset"{opened}><summary><b>{escape(details.name)}</b>'
-            f"<span>{score}</span></summary>{''.join(cards)}</details>"
-        )
+    for meta_task, subsets in by_meta_task(results):
+        folded = [
+            _subset(subset, details_of[subset.name], before.get(subset.name, []), per_subset)
+            for subset in subsets
+            if subset.name in details_of and details_of[subset.name].examples
+        ]
+        if folded:
+            title = escape(META_TASK_TITLES.get(meta_task, meta_task))
+            first = folded[0].replace("<details", "<details open", 1)
+            parts += [f'<h3 class="gallery-group">{title}</h3>', first, *folded[1:]]
     return "".join(parts)
+
+
+def _subset(subset: SubsetResult, details: SubsetDetails, ranks_before: Sequence[int], count: int) -> str:
+    cards = "".join(_card(example, details, ranks_before) for example in _balanced(details, count))
+    tag = ' <em class="tag">OOD</em>' if subset.distribution == "out" else ""
+    score = f"{percent(subset.scores.hit_at_1)} right of {subset.queries:,}"
+    return (
+        f'<details class="subset"><summary><b>{escape(subset.name)}</b>{tag}<span>{score}</span></summary>'
+        f"{cards}</details>"
+    )
 
 
 def _balanced(details: SubsetDetails, count: int) -> list[Example]:

@@ -16,13 +16,16 @@ from ega_jax.evaluation.report.charts import (
     line_chart,
     mean_of_known,
 )
-from ega_jax.evaluation.tables import MEAN_TITLES, META_TASK_TITLES, partial_note
+from ega_jax.evaluation.tables import MEAN_TITLES, META_TASK_TITLES, by_meta_task, partial_note, score_cells
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ega_jax.evaluation.report.run_files import RunFiles, Series
-    from ega_jax.evaluation.results import Results, Scores, SubsetResult
+    from ega_jax.evaluation.results import Scores
+
+OUT_TAG = ' <em class="tag">OOD</em>'
+"""Marks a subset that is out of distribution."""
 
 
 def description(run: RunFiles) -> str:
@@ -71,7 +74,7 @@ def scores(run: RunFiles) -> str:
         return ""
     before = {subset.name: subset.scores.hit_at_1 for subset in run.untrained.subsets} if run.untrained else {}
     groups = []
-    for meta_task, subsets in _by_meta_task(run.results):
+    for meta_task, subsets in by_meta_task(run.results):
         mean = run.results.means[meta_task].scores
         rows = [
             Bar(
@@ -98,23 +101,23 @@ def table(run: RunFiles) -> str:
         return ""
     before_subsets = {subset.name: subset.scores for subset in run.untrained.subsets} if run.untrained else {}
     before_means = {name: mean.scores for name, mean in run.untrained.means.items()} if run.untrained else {}
-    compared = run.untrained is not None
-    titles = ["Subset", "Queries", "Pool", "Chance", "Untrained", "hit@1", "± s.e.", "Change"]
-    titles = [title for title in titles if compared or title not in ("Untrained", "Change")]
-    titles += ["hit@5", "hit@10", "MRR", "nDCG@5"]
+    titles = ["Chance", *(["Baseline"] if run.untrained else []), "hit@1", "± s.e."]
+    titles += [*(["Change"] if run.untrained else []), "hit@5", "hit@10", "MRR", "nDCG@5"]
     rows = []
-    for meta_task, subsets in _by_meta_task(run.results):
-        rows.append(f'<tr class="group"><th colspan="{len(titles)}">{_title(meta_task)}</th></tr>')
+    for meta_task, subsets in by_meta_task(run.results):
+        rows.append(f'<tr class="group"><th colspan="{3 + len(titles)}">{_title(meta_task)}</th></tr>')
         for subset in subsets:
-            tag = ' <em class="tag">OOD</em>' if subset.distribution == "out" else ""
-            cells = [f"{subset.queries:,}", f"{subset.pool_size:,.6g}"]
-            cells += _cells(subset.scores, before_subsets.get(subset.name), compared)
-            rows.append(_row(f"{escape(subset.name)}{tag}", cells))
-    rows.append(f'<tr class="group"><th colspan="{len(titles)}">Means</th></tr>')
+            label = escape(subset.name) + (OUT_TAG if subset.distribution == "out" else "")
+            cells = score_cells(subset.scores, before_subsets.get(subset.name))
+            sizes = [f"{subset.queries:,}", f"{subset.pool_size:,.6g}"]
+            rows.append(_row(label, sizes, [(title, cells[title]) for title in titles]))
+    rows.append(f'<tr class="group"><th colspan="{3 + len(titles)}">Means</th></tr>')
     for name, mean in run.results.means.items():
-        cells = [f"{mean.subsets} subset{'s' * (mean.subsets != 1)}", ""]
-        rows.append(_row(_title(name), cells + _cells(mean.scores, before_means.get(name), compared)))
-    head = "".join(f"<th>{title}</th>" for title in titles)
+        cells = score_cells(mean.scores, before_means.get(name))
+        sizes = [f"{mean.subsets} subset{'s' * (mean.subsets != 1)}", ""]
+        rows.append(_row(_title(name), sizes, [(title, cells[title]) for title in titles]))
+    shown = ["Subset", "Queries", "Pool", *("Untrained" if title == "Baseline" else title for title in titles)]
+    head = "".join(f"<th>{title}</th>" for title in shown)
     return (
         f'<div class="panel scroll"><table class="scores"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
@@ -221,31 +224,16 @@ def _training_facts(run: RunFiles) -> list[tuple[str, str]]:
     return facts
 
 
-def _by_meta_task(results: Results) -> list[tuple[str, list[SubsetResult]]]:
-    order = [*META_TASK_TITLES, *(subset.meta_task for subset in results.subsets)]
-    groups = {meta_task: [s for s in results.subsets if s.meta_task == meta_task] for meta_task in order}
-    return [(meta_task, subsets) for meta_task, subsets in groups.items() if subsets]
-
-
 def _title(name: str) -> str:
     return escape(MEAN_TITLES.get(name, name))
 
 
-def _row(label: str, cells: Sequence[str]) -> str:
-    return f"<tr><th>{label}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-
-
-def _cells(now: Scores, before: Scores | None, compared: bool) -> list[str]:
-    shown = {metric: f"{100 * value:.1f}" for metric, value in now.metrics.items()}
-    cells = [f"{100 * now.chance:.1f}"]
-    if compared:
-        cells.append(f"{100 * before.hit_at_1:.1f}" if before else "")
-    cells += [f"<b>{shown['hit@1']}</b>", f"{100 * now.standard_error:.1f}"]
-    if compared:
-        change = 100 * (now.hit_at_1 - before.hit_at_1) if before else 0.0
-        kind = "up" if change > 0 else "down" if change < 0 else ""
-        cells.append(f'<span class="{kind}">{change:+.1f}</span>' if before else "")
-    return cells + [shown[metric] for metric in ("hit@5", "hit@10", "mrr", "ndcg@5")]
+def _row(label: str, sizes: Sequence[str], cells: Sequence[tuple[str, str]]) -> str:
+    shown = "".join(f"<td>{size}</td>" for size in sizes)
+    for title, text in cells:
+        kind = {"hit@1": "main", "Change": {"+": "up", "-": "down"}.get(text[:1], "")}.get(title, "")
+        shown += f'<td class="{kind}">{text}</td>' if kind else f"<td>{text}</td>"
+    return f"<tr><th>{label}</th>{shown}</tr>"
 
 
 def _panels(charts: Sequence[str]) -> str:
