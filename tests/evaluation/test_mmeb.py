@@ -207,6 +207,17 @@ def test_means_are_plain_means_of_subsets():
     assert results.means["all"].scores.standard_error == pytest.approx(np.sqrt((errors**2).sum()) / 4)
 
 
+def test_means_stand_in_the_order_of_mmebs_tables_whatever_the_order_of_subsets():
+    rng = np.random.default_rng(15)
+    made = [
+        random_subset(rng, meta_task, meta_task=meta_task)
+        for meta_task in ("other", "grounding", "retrieval", "vqa", "classification")
+    ]
+    table = {text: row for _, rows in made for text, row in rows.items()}
+    means = evaluate(TableEncoder(table), [subset for subset, _ in made]).means
+    assert list(means) == ["all", "in", "classification", "vqa", "retrieval", "grounding", "other", "macro"]
+
+
 def test_missing_subsets_of_a_suite_are_named():
     subset, table = random_subset(np.random.default_rng(11))
     partial = evaluate(TableEncoder(table), [subset], suite="mmeb", expected=["VOC2007", "letters", "GQA"])

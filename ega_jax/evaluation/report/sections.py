@@ -30,13 +30,13 @@ OUT_TAG = ' <em class="tag">OOD</em>'
 
 def description(run: RunFiles) -> str:
     """Returns a line on what was trained."""
-    model, data, loss = (run.config.get(part) or {} for part in ("model", "data", "loss"))
+    settings = {name: value for name, value in run.config.items() if isinstance(value, dict)}
+    model, data, loss = (settings.get(part, {}) for part in ("model", "data", "loss"))
     parts = []
     if model.get("preset"):
         weights = model.get("weights")
-        parts.append(
-            f"{model['preset']} from {'weights ' + str(weights).rsplit('/')[-1] if weights else 'random weights'}"
-        )
+        start = f"weights {_last_part(weights)}" if weights else "random weights"
+        parts.append(f"{model['preset']} from {start}")
     if loss:
         beta = loss.get("beta")
         parameters = [f"temperature {loss['temperature']}"] if "temperature" in loss else []
@@ -44,9 +44,9 @@ def description(run: RunFiles) -> str:
             parameters = [f"α = {loss.get('alpha')}", f"β = {beta}", str(loss.get("combine", "")), *parameters]
         parts.append(f"{'EGA' if beta else 'InfoNCE'} loss ({', '.join(filter(None, parameters))})")
     if data.get("directory"):
-        parts.append(f"data {str(data['directory']).rstrip('/').rsplit('/')[-1]}")
+        parts.append(f"data {_last_part(data['directory'])}")
     if run.config.get("steps") and data.get("batch_size"):
-        parts.append(f"{run.config['steps']:,} steps of {data['batch_size']:,} pairs")
+        parts.append(f"{run.config['steps']} steps of {data['batch_size']} pairs")
     return " · ".join(escape(part) for part in parts)
 
 
@@ -192,6 +192,11 @@ def training(run: RunFiles) -> str:
         chart = line_chart(validation, alt="hit@1 of the validation rows over training", form=short_percent, least=0.0)
         charts.insert(1, f"<h3>Validation, hit@1</h3>{chart}")
     return _panels(charts)
+
+
+def _last_part(path: object) -> str:
+    """The name of a file or directory alone: where it lies is nobody's business but its owner's."""
+    return str(path).rstrip("/").rsplit("/", 1)[-1]
 
 
 def _score_tile(title: str, count: str, now: Scores, before: Scores | None) -> str:

@@ -239,6 +239,12 @@ def test_an_interrupted_run_says_where_it_stopped(run):
     assert "1 damaged line left out" in text
 
 
+@pytest.mark.parametrize("config", [[], {"steps": "many", "model": "big", "loss": None, "data": {"batch_size": {}}}])
+def test_settings_of_unforeseen_types_do_no_harm(run, config):
+    (run / "config.json").write_text(json.dumps(config))
+    parse(write_report(run).read_text())
+
+
 def test_damaged_files_are_said_and_the_rest_is_shown(run):
     (run / "results.json").write_text("{")
     (run / "config.json").write_text("[")
