@@ -195,7 +195,7 @@ def training(run: RunFiles) -> str:
 
 
 def _last_part(path: object) -> str:
-    """The name of a file or directory alone: where it lies is nobody's business but its owner's."""
+    """Returns the name of a file or directory without where it lies, which would fill the headline."""
     return str(path).rstrip("/").rsplit("/", 1)[-1]
 
 
