@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ega_jax.models.layers import logical_axes as logical_axes
     from ega_jax.models.llava_onevision import LlavaOnevision as LlavaOnevision
     from ega_jax.models.llava_onevision_config import LlavaOnevisionConfig as LlavaOnevisionConfig
+    from ega_jax.models.lora import LoraConfig as LoraConfig
+    from ega_jax.models.lora import add_lora as add_lora
+    from ega_jax.models.lora import merge_lora as merge_lora
     from ega_jax.models.presets import PRESETS as PRESETS
     from ega_jax.models.presets import build as build
     from ega_jax.models.presets import load as load
@@ -30,12 +33,15 @@ _HOME = {
     "Compute": "layers",
     "LlavaOnevision": "llava_onevision",
     "LlavaOnevisionConfig": "llava_onevision_config",
+    "LoraConfig": "lora",
     "PRESETS": "presets",
+    "add_lora": "lora",
     "build": "presets",
     "load": "presets",
     "load_config": "presets",
     "load_weights": "weights",
     "logical_axes": "layers",
+    "merge_lora": "lora",
     "save": "presets",
     "save_weights": "weights",
 }
@@ -45,11 +51,14 @@ __all__ = [
     "Compute",
     "LlavaOnevision",
     "LlavaOnevisionConfig",
+    "LoraConfig",
+    "add_lora",
     "build",
     "load",
     "load_config",
     "load_weights",
     "logical_axes",
+    "merge_lora",
     "save",
     "save_weights",
 ]

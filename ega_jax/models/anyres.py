@@ -63,8 +63,7 @@ class AnyresConfig:
         for height, width in self.pinpoints:
             if height <= 0 or width <= 0 or height % self.tile_size or width % self.tile_size:
                 raise BadInputError(
-                    f"image_grid_pinpoints: ({height}, {width}) is not a multiple of the tile size "
-                    f"{self.tile_size}"
+                    f"image_grid_pinpoints: ({height}, {width}) is not a multiple of the tile size {self.tile_size}"
                 )
         if not self.resolutions:
             raise BadInputError(
@@ -76,9 +75,7 @@ class AnyresConfig:
     def resolutions(self) -> tuple[Size, ...]:
         """The pinpoints that `max_tiles` leaves."""
         area = self.tile_size**2
-        return tuple(
-            p for p in self.pinpoints if self.max_tiles is None or p[0] * p[1] // area <= self.max_tiles
-        )
+        return tuple(p for p in self.pinpoints if self.max_tiles is None or p[0] * p[1] // area <= self.max_tiles)
 
     @property
     def features_per_tile(self) -> int:
@@ -135,9 +132,7 @@ def tiles(images: Sequence[Image.Image], config: AnyresConfig) -> UInt8[np.ndarr
         if plan.resolution is not None:
             canvas = _resize_and_pad(picture, plan.resolution)
             across, down = plan.resolution[1] // size, plan.resolution[0] // size
-            crops.extend(
-                canvas.reshape(down, size, across, size, 3).swapaxes(1, 2).reshape(-1, size, size, 3)
-            )
+            crops.extend(canvas.reshape(down, size, across, size, 3).swapaxes(1, 2).reshape(-1, size, size, 3))
     return np.stack(crops) if crops else np.zeros((0, size, size, 3), np.uint8)
 
 
@@ -178,9 +173,7 @@ def video_token_sources(num_frames: int, config: AnyresConfig) -> TokenSources:
     return TokenSources(index, weight, (len(index),), num_frames)
 
 
-def shift_tiles(
-    index: Int32[np.ndarray, "V K"], tiles: int, features_per_tile: int
-) -> Int32[np.ndarray, "V K"]:
+def shift_tiles(index: Int32[np.ndarray, "V K"], tiles: int, features_per_tile: int) -> Int32[np.ndarray, "V K"]:
     """Renumbers a row's index table for a batch in which `tiles` tiles stand before the row's own."""
     return np.where(index > 0, index + tiles * features_per_tile, index)
 

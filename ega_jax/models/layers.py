@@ -18,6 +18,8 @@ from flax import nnx
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
 
+    from ega_jax.models.lora import Lora
+
 Axes = tuple[str | None, ...]
 """Logical names of a parameter's axes, one each; None where an axis is never split."""
 
@@ -54,7 +56,7 @@ DEFAULT_COMPUTE = Compute()
 
 
 class Linear(nnx.Module):
-    """x W + b, with W (in, out) drawn from N(0, 1 / in) and b = 0."""
+    """x W + b, with W (in, out) drawn from N(0, 1 / in) and b = 0; plus a low-rank adapter, if `add_lora` gave one."""
 
     def __init__(
         self,
@@ -69,12 +71,17 @@ class Linear(nnx.Module):
         kernel = in_features**-0.5 * jax.random.normal(rngs.params(), (in_features, out_features))
         self.kernel = nnx.Param(kernel, axes=axes)
         self.bias = nnx.Param(jnp.zeros(out_features), axes=axes[1:]) if use_bias else None
+        self.lora: Lora | None = nnx.data(None)
         self.dtype = compute.dtype
 
     def __call__(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
         # All leading axes as one: XLA's CPU backend takes 2.4 times as long for the kernel's gradient over several.
-        y = x.astype(self.dtype).reshape(-1, x.shape[-1]) @ self.kernel[...].astype(self.dtype)
-        y = y if self.bias is None else y + self.bias[...].astype(self.dtype)
+        rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
+        y = rows @ self.kernel[...].astype(self.dtype)
+        if self.bias is not None:
+            y = y + self.bias[...].astype(self.dtype)
+        if self.lora is not None:
+            y = y + self.lora(rows)
         return y.reshape(*x.shape[:-1], -1)
 
 

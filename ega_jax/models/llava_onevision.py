@@ -95,9 +95,7 @@ class Projector(nnx.Module):
     """linear_2(gelu(linear_1(x))), exact GELU: from the tower's width to the decoder's."""
 
     def __init__(self, vision_size: int, text_size: int, *, compute: Compute, rngs: nnx.Rngs) -> None:
-        self.linear_1 = Linear(
-            vision_size, text_size, axes=("vision_embed", "mlp"), compute=compute, rngs=rngs
-        )
+        self.linear_1 = Linear(vision_size, text_size, axes=("vision_embed", "mlp"), compute=compute, rngs=rngs)
         self.linear_2 = Linear(text_size, text_size, axes=("mlp", "embed"), compute=compute, rngs=rngs)
 
     def __call__(self, x: Float[Array, "S P V"]) -> Float[Array, "S P D"]:

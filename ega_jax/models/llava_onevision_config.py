@@ -40,19 +40,13 @@ class LlavaOnevisionConfig:
                 f"fit a tower of {self.vision.image_size} px and {self.vision.grid_size}"
             )
 
-    def with_vocabulary(
-        self, vocab_size: int, *, image_token_id: int, video_token_id: int
-    ) -> LlavaOnevisionConfig:
+    def with_vocabulary(self, vocab_size: int, *, image_token_id: int, video_token_id: int) -> LlavaOnevisionConfig:
         """The same model over another vocabulary."""
         text = dataclasses.replace(self.text, vocab_size=vocab_size)
-        return dataclasses.replace(
-            self, text=text, image_token_id=image_token_id, video_token_id=video_token_id
-        )
+        return dataclasses.replace(self, text=text, image_token_id=image_token_id, video_token_id=video_token_id)
 
     @classmethod
-    def from_hf(
-        cls, hf: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None
-    ) -> LlavaOnevisionConfig:
+    def from_hf(cls, hf: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None) -> LlavaOnevisionConfig:
         """Reads a published `config.json` (of transformers 4.45 to 5) and, if there is one,
         `preprocessor_config.json`.
 
@@ -87,9 +81,7 @@ class LlavaOnevisionConfig:
             std=_colours(preprocessor or {}, "image_std"),
         )
         text = dict(hf.get("text_config", {}))
-        text["tie_word_embeddings"] = text.get("tie_word_embeddings", False) or hf.get(
-            "tie_word_embeddings", False
-        )
+        text["tie_word_embeddings"] = text.get("tie_word_embeddings", False) or hf.get("tie_word_embeddings", False)
         return cls(
             vision=vision,
             text=_text_from_hf(text),
@@ -184,9 +176,7 @@ def _text_from_hf(hf: Mapping[str, Any]) -> Qwen2Config:
     _expect(hf, "hidden_act", "silu", where=where)
     _expect(hf, "use_sliding_window", False, where=where)
     if set(hf.get("layer_types") or ()) - {"full_attention"}:
-        raise BadInputError(
-            f"config.json: text_config.layer_types={hf['layer_types']}: only 'full_attention' is built"
-        )
+        raise BadInputError(f"config.json: text_config.layer_types={hf['layer_types']}: only 'full_attention' is built")
     rope = hf.get("rope_parameters") or {}
     scaling = {**(hf.get("rope_scaling") or {}), **rope}
     if (kind := scaling.get("rope_type", scaling.get("type", "default"))) != "default":
@@ -220,9 +210,7 @@ def _colours(preprocessor: Mapping[str, Any], name: str) -> tuple[float, float, 
     return red, green, blue
 
 
-def _expect(
-    hf: Mapping[str, Any], name: str, value: Any, *, file: str = "config.json", where: str = ""
-) -> None:
+def _expect(hf: Mapping[str, Any], name: str, value: Any, *, file: str = "config.json", where: str = "") -> None:
     """Refuses a field that differs from the one value that is built; an absent field has that value."""
     if (found := hf.get(name, value)) != value:
         raise BadInputError(f"{file}: {where}{name}={found!r} is not supported; only {value!r} is")

@@ -13,13 +13,18 @@ from ega_jax.models.anyres import AnyresConfig
 from ega_jax.models.layers import DEFAULT_COMPUTE, Compute
 from ega_jax.models.llava_onevision import LlavaOnevision
 from ega_jax.models.llava_onevision_config import LlavaOnevisionConfig
+from ega_jax.models.lora import LoraConfig, add_lora
 from ega_jax.models.qwen2 import Qwen2Config
 from ega_jax.models.siglip import SiglipConfig
 from ega_jax.models.weights import load_weights, save_weights
 
 
 def build(
-    preset_or_config: str | LlavaOnevisionConfig, *, rngs: nnx.Rngs, compute: Compute = DEFAULT_COMPUTE
+    preset_or_config: str | LlavaOnevisionConfig,
+    *,
+    rngs: nnx.Rngs,
+    compute: Compute = DEFAULT_COMPUTE,
+    lora: LoraConfig | None = None,
 ) -> LlavaOnevision:
     """A model with random weights.
 
@@ -27,11 +32,15 @@ def build(
       preset_or_config: a key of `PRESETS`, or a config.
       rngs: their source. Under `flax.nnx.eval_shape` nothing is drawn and the model holds shapes alone.
       compute: how its arithmetic is carried out.
+      lora: low-rank adapters to add.
 
     Raises:
-      BadInputError: an unknown preset.
+      BadInputError: an unknown preset, or adapters for nothing.
     """
-    return LlavaOnevision(config_of(preset_or_config), compute=compute, rngs=rngs)
+    model = LlavaOnevision(config_of(preset_or_config), compute=compute, rngs=rngs)
+    if lora is not None:
+        add_lora(model, lora, rngs=rngs)
+    return model
 
 
 def load(model_dir: str | Path, *, compute: Compute = DEFAULT_COMPUTE) -> LlavaOnevision:
@@ -96,17 +105,13 @@ def config_of(preset_or_config: str | LlavaOnevisionConfig) -> LlavaOnevisionCon
     if isinstance(preset_or_config, LlavaOnevisionConfig):
         return preset_or_config
     if preset_or_config not in PRESETS:
-        raise BadInputError(
-            f"unknown model preset {preset_or_config!r}; choose one of {', '.join(sorted(PRESETS))}"
-        )
+        raise BadInputError(f"unknown model preset {preset_or_config!r}; choose one of {', '.join(sorted(PRESETS))}")
     return PRESETS[preset_or_config]
 
 
 def _squares(tile: int, most: int) -> tuple[tuple[int, int], ...]:
     """Resolutions of 1x1 to most x most tiles."""
-    return tuple(
-        (tile * rows, tile * columns) for rows in range(1, most + 1) for columns in range(1, most + 1)
-    )
+    return tuple((tile * rows, tile * columns) for rows in range(1, most + 1) for columns in range(1, most + 1))
 
 
 _SO400M = SiglipConfig(

@@ -103,8 +103,7 @@ class Qwen2Attention(nnx.Module):
         self, x: Float[Array, "B T D"], attention_mask: Bool[Array, "B T"], angles: Angles
     ) -> Float[Array, "B T D"]:
         q, k, v = (
-            project(x).reshape(*x.shape[:2], -1, self.head_dim)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
+            project(x).reshape(*x.shape[:2], -1, self.head_dim) for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         mixed = attention(
             rotate(q, angles),

@@ -79,9 +79,7 @@ class SiglipLayer(nnx.Module):
     """Pre-norm transformer layer: full attention, then an MLP with tanh-GELU; biases everywhere."""
 
     def __init__(self, config: SiglipConfig, compute: Compute, rngs: nnx.Rngs) -> None:
-        norm = functools.partial(
-            LayerNorm, config.hidden_size, eps=config.layer_norm_eps, axes=("vision_embed",)
-        )
+        norm = functools.partial(LayerNorm, config.hidden_size, eps=config.layer_norm_eps, axes=("vision_embed",))
         self.layer_norm1 = norm()
         self.self_attn = SiglipAttention(config, compute, rngs)
         self.layer_norm2 = norm()
@@ -105,8 +103,7 @@ class SiglipAttention(nnx.Module):
 
     def __call__(self, x: Float[Array, "S P D"]) -> Float[Array, "S P D"]:
         q, k, v = (
-            project(x).reshape(*x.shape[:2], self.num_heads, -1)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
+            project(x).reshape(*x.shape[:2], self.num_heads, -1) for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         mixed = attention(q, k, v, causal=False, implementation=self.implementation)
         return self.out_proj(mixed.reshape(x.shape))

@@ -42,9 +42,7 @@ _PREFIXES = (  # (our path, published name; {} is the layer's number)
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 # Published tensors that no embedding depends on: the head, and the tower's last norm.
-_PASSED_OVER = re.compile(
-    r"language_model\.lm_head\.weight|vision_tower\.vision_model\.post_layernorm\.(weight|bias)"
-)
+_PASSED_OVER = re.compile(r"language_model\.lm_head\.weight|vision_tower\.vision_model\.post_layernorm\.(weight|bias)")
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -71,7 +69,7 @@ class _Slot(NamedTuple):
 
 
 def load_weights(model: LlavaOnevision, model_dir: str | Path) -> None:
-    """Reads every parameter of `model` from the safetensors files of a directory, in place.
+    """Reads every parameter of `model` from the safetensors files of a directory, in place; adapters stay as they are.
 
     Args:
       model: concrete or abstract (`flax.nnx.eval_shape`). A parameter keeps its dtype and, if its value (an
@@ -111,17 +109,16 @@ def save_weights(
 
     Raises:
       BadInputError: `model_dir` has weights already, or `passthrough` has none.
+      ValueError: the model has adapters, which have no published name.
     """
     model_dir = Path(model_dir)
+    if jax.tree.leaves(nnx.state(model, nnx.LoRAParam)):
+        raise ValueError("the model has LoRA adapters, which have no published name: merge_lora(model) first")
     if any(model_dir.glob("*.safetensors")):
         raise BadInputError(f"{model_dir}: holds safetensors files already; give an empty directory")
     flat = {path: variable.get_raw_value() for path, variable in nnx.to_flat_state(nnx.state(model))}
     slots = {slot.name: slot for slot in _slots(model)}
-    copied = (
-        {}
-        if passthrough is None
-        else {t.name: t for t in _open(Path(passthrough)) if _is_passed_over(t.name)}
-    )
+    copied = {} if passthrough is None else {t.name: t for t in _open(Path(passthrough)) if _is_passed_over(t.name)}
     copied = {_canonical(name): tensor for name, tensor in copied.items()}
     sizes = {name: math.prod(slot.shape) * flat[slot.path].dtype.itemsize for name, slot in slots.items()}
     sizes |= {name: tensor.slice[:].nbytes for name, tensor in copied.items()}
@@ -146,6 +143,8 @@ def _slots(model: LlavaOnevision) -> list[_Slot]:
     """Every published tensor that the model wants."""
     slots = []
     for path, variable in nnx.to_flat_state(nnx.state(model)):
+        if isinstance(variable, nnx.LoRAParam):
+            continue
         path, shape = tuple(map(str, path)), tuple(variable.shape)
         name = _published_name(".".join(path))
         if "{}" in name:
@@ -171,9 +170,7 @@ def _canonical(name: str) -> str:
     name = name.removeprefix("model.")
     if name.startswith("lm_head."):
         name = f"language_model.{name}"
-    if name.startswith("language_model.") and not name.startswith(
-        ("language_model.model.", "language_model.lm_head.")
-    ):
+    if name.startswith("language_model.") and not name.startswith(("language_model.model.", "language_model.lm_head.")):
         name = name.replace("language_model.", "language_model.model.", 1)
     if name.startswith("vision_tower.") and not name.startswith("vision_tower.vision_model."):
         name = name.replace("vision_tower.", "vision_tower.vision_model.", 1)
@@ -285,9 +282,7 @@ def _open(model_dir: Path) -> list[_Tensor]:
     else:
         files = sorted(model_dir.glob("*.safetensors"))
     if not files:
-        raise BadInputError(
-            f"{model_dir}: no *.safetensors files; other formats are not read (convert them first)"
-        )
+        raise BadInputError(f"{model_dir}: no *.safetensors files; other formats are not read (convert them first)")
     tensors = []
     for file in files:
         try:

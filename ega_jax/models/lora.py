@@ -1,0 +1,92 @@
+"""LoRA (arXiv 2106.09685): a frozen kernel W gains a trained product A B of low rank."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ega_jax.errors import BadInputError
+from ega_jax.models.layers import Linear
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jaxtyping import Array, Float
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Which linear maps get an adapter, and of what size.
+
+    Attributes:
+      rank: the inner dimension of A B.
+      alpha: the product is scaled by alpha / rank.
+      path: a regular expression that a linear map's whole path must match, such as
+        "language_model/decoder/layers/self_attn/q_proj".
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    path: str = r"language_model/.*_proj"
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise BadInputError(f"lora rank {self.rank}: must be at least 1")
+
+
+class Lora(nnx.Module):
+    """x A B * alpha / rank. B starts at zero: a new adapter changes nothing."""
+
+    def __init__(self, linear: Linear, config: LoraConfig, *, rngs: nnx.Rngs) -> None:
+        *stacked, inputs, outputs = linear.kernel.shape
+        axes = linear.kernel.get_metadata()["axes"]
+        a = inputs**-0.5 * jax.random.normal(rngs.params(), (*stacked, inputs, config.rank))
+        self.a = nnx.LoRAParam(a, axes=(axes[0], None))
+        self.b = nnx.LoRAParam(jnp.zeros((*stacked, config.rank, outputs)), axes=(None, axes[1]))
+        self.scale = config.alpha / config.rank
+        self.dtype = linear.dtype
+
+    def __call__(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
+        low = x.astype(self.dtype) @ self.a[...].astype(self.dtype)
+        return low @ self.b[...].astype(self.dtype) * self.scale
+
+    def product(self) -> Float[Array, "*L in out"]:
+        """What the adapter adds to the kernel, float32."""
+        return self.scale * jnp.matmul(self.a[...], self.b[...], precision="highest")
+
+
+def add_lora(model: nnx.Module, config: LoraConfig, *, rngs: nnx.Rngs) -> None:
+    """Gives every linear map whose path matches an adapter, in place; its variables are `flax.nnx.LoRAParam`.
+
+    Raises:
+      BadInputError: the expression is not one, or matches no linear map.
+    """
+    try:
+        pattern = re.compile(config.path)
+    except re.error as error:
+        raise BadInputError(f"lora path {config.path!r} is not a regular expression: {error}") from error
+    linears = dict(_linears(model))
+    chosen = [linear for path, linear in linears.items() if pattern.fullmatch(path)]
+    if not chosen:
+        raise BadInputError(f"lora path {config.path!r} matches none of {', '.join(sorted(linears))}")
+    for linear in chosen:
+        linear.lora = nnx.data(Lora(linear, config, rngs=rngs))
+
+
+def merge_lora(model: nnx.Module) -> None:
+    """Adds every adapter to its kernel and removes it, in place: the same function as a plain model, to be exported."""
+    for _, linear in _linears(model):
+        if linear.lora is not None:
+            linear.kernel[...] = linear.kernel[...] + linear.lora.product()
+            linear.lora = nnx.data(None)
+
+
+def _linears(model: nnx.Module) -> Iterator[tuple[str, Linear]]:
+    for path, module in nnx.iter_modules(model):
+        if isinstance(module, Linear):
+            yield "/".join(map(str, path)), module
