@@ -44,7 +44,7 @@ def ega_loss(
     queries: Float[Array, "N D"],
     targets: Float[Array, "M D"],
     *,
-    negatives: Float[Array, "K D"] | None = None,
+    negatives: Float[Array, "K D"] | Float[Array, "N K D"] | None = None,
     temperature: Scalar = 0.02,
     alpha: Scalar = DEFAULTS.alpha,
     beta: Scalar = DEFAULTS.beta,
@@ -58,7 +58,9 @@ def ega_loss(
     mask_args: tuple[Any, ...] = (),
     target_mask: Bool[Array, " M"] | None = None,
     weights: Float[Array, " N"] | None = None,
+    negative_weights: Float[Array, "N K"] | None = None,
     false_negative_margin: Scalar | None = None,
+    top_k: int | None = None,
     symmetric: bool = False,
     normalize: bool = True,
     precision: Any = None,
@@ -102,7 +104,8 @@ def ega_loss(
             of 1e-4 to 1e-3 at τ ≥ 0.02.
         targets: (M, D) with M ≥ N. Row i is the positive of query i, unless `positives` says otherwise; all
             others are negatives, so explicit hard negatives may simply follow.
-        negatives: (K, D) further negatives, shared by all queries: columns M to M + K - 1.
+        negatives: (K, D) further negatives, shared by all queries: columns M to M + K - 1. Or (N, K, D), of
+            each query alone: those have no column, so no mask or id concerns them, only `negative_weights`.
         temperature: τ > 0. A Python number is a constant; an array is differentiated.
         alpha: α, how fast the weight grows with hardness. May be traced.
         beta: β ≥ 0, how much a negative of hardness 1 (relative: a tie with the positive) gains. May be
@@ -125,7 +128,11 @@ def ega_loss(
             padding; those may hold NaN.
         weights: (N,) non-negative row weights. A row of weight 0 adds neither loss nor gradient, even if it
             holds NaN. Weights that sum to 0 give 0 and zero gradients.
+        negative_weights: (N, K) non-negative: how many times each own negative counts, in the value too. One
+            of weight 0 is padding and may hold NaN.
         false_negative_margin: Leaves out negatives whose similarity exceeds the positive's by more than this.
+        top_k: Keeps only the k most similar negatives of each row (and ties of the last of them) among those
+            that the other options leave; in the value too.
         symmetric: Average with the target-to-query loss, in which the positive of each row meets all queries
             (of nonzero weight, and of another positive). Extra columns have no such term.
         normalize: Divide embeddings by their Euclidean norms (a row of zeros stays zero and gets no
@@ -158,7 +165,9 @@ def ega_loss(
         mask_args=mask_args,
         target_mask=target_mask,
         weights=weights,
+        negative_weights=negative_weights,
         false_negative_margin=false_negative_margin,
+        top_k=top_k,
         symmetric=symmetric,
         normalize=normalize,
         precision=precision,
@@ -173,7 +182,7 @@ def info_nce_loss(
     queries: Float[Array, "N D"],
     targets: Float[Array, "M D"],
     *,
-    negatives: Float[Array, "K D"] | None = None,
+    negatives: Float[Array, "K D"] | Float[Array, "N K D"] | None = None,
     temperature: Scalar = 0.02,
     positives: Int[Array, " N"] | None = None,
     query_ids: Int[Array, " N"] | None = None,
@@ -182,7 +191,9 @@ def info_nce_loss(
     mask_args: tuple[Any, ...] = (),
     target_mask: Bool[Array, " M"] | None = None,
     weights: Float[Array, " N"] | None = None,
+    negative_weights: Float[Array, "N K"] | None = None,
     false_negative_margin: Scalar | None = None,
+    top_k: int | None = None,
     symmetric: bool = False,
     normalize: bool = True,
     precision: Any = None,
@@ -204,7 +215,9 @@ def info_nce_loss(
         mask_args=mask_args,
         target_mask=target_mask,
         weights=weights,
+        negative_weights=negative_weights,
         false_negative_margin=false_negative_margin,
+        top_k=top_k,
         symmetric=symmetric,
         normalize=normalize,
         precision=precision,

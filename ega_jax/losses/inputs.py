@@ -29,6 +29,8 @@ class Options:
     mask_args: tuple[Any, ...] = ()
     target_mask: Any = None
     weights: Any = None
+    negative_weights: Any = None
+    top_k: int | None = None
     false_negative_margin: Any = None
     symmetric: bool = False
     normalize: bool = True
@@ -60,10 +62,8 @@ def prepare(
         ValueError: A shape or a choice is wrong.
         TypeError: A dtype is wrong.
     """
-    queries, targets = _embeddings(queries, targets, options.negatives)
+    queries, targets, own_negatives, num_targets = _embeddings(queries, targets, options.negatives)
     num_rows, num_columns = queries.shape[0], targets.shape[0]
-    num_negatives = 0 if options.negatives is None else jnp.shape(options.negatives)[0]
-    num_targets = num_columns - num_negatives
     dtype = products.accumulator_dtype(queries.dtype)
     if options.positives is None and num_targets < num_rows:
         raise ValueError(
@@ -74,6 +74,8 @@ def prepare(
         raise ValueError(f'reduction must be "mean" or "sum", got {options.reduction!r}')
     if options.block_size is not None and options.block_size < 1:
         raise ValueError(f"block_size must be at least 1, got {options.block_size}")
+    if options.top_k is not None and options.top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {options.top_k}")
 
     def by_column(name: str, values: Any) -> Array | None:
         return _vector(name, values, num_columns, num_targets)
@@ -102,6 +104,11 @@ def prepare(
     if weights is not None:
         weights = jax.lax.stop_gradient(weights.astype(dtype))
         queries = jnp.where((weights > 0)[:, None], queries, 0)
+        if own_negatives is not None:
+            own_negatives = jnp.where((weights > 0)[:, None, None], own_negatives, 0)
+    own_weights = _own_weights(options.negative_weights, own_negatives, dtype)
+    if own_weights is not None and own_negatives is not None:
+        own_negatives = jnp.where((own_weights > 0)[:, :, None], own_negatives, 0)
     row_weights = jnp.ones((num_rows,), dtype) if weights is None else weights
     has_keys = None
     if target_mask is not None:
@@ -123,14 +130,21 @@ def prepare(
             learnable_temperature=not isinstance(options.temperature, (int, float)),
             with_stats=options.return_stats,
             block_size=options.block_size,
+            top_k=options.top_k,
         ),
-        Embeddings(queries, targets, scalar("temperature", options.temperature, dtype, positive=True)),
+        Embeddings(
+            queries,
+            targets,
+            scalar("temperature", options.temperature, dtype, positive=True),
+            own_negatives,
+        ),
         Rows(
             scale=jnp.where(total > 0, row_weights / jnp.where(total > 0, total, 1.0), 0.0),
             positives=positives.astype(jnp.int32),
             numbers=jnp.arange(num_rows, dtype=jnp.int32),
             keys=() if query_ids is None else (query_ids,),
             mask=mask,
+            own_weights=own_weights,
         ),
         Columns(
             numbers=jnp.arange(num_columns, dtype=jnp.int32),
@@ -150,10 +164,11 @@ def prepare(
 def transpose(problem: Problem) -> Problem:
     """Lays out the target-to-query problem: the positive of each query against all queries.
 
-    Queries of weight 0 are no negatives, nor are those that share the positive.
+    Queries of weight 0 are no negatives, nor are those that share the positive. Own negatives have no part in
+    it.
     """
     recipe, embeddings, rows, columns, scalars = problem
-    queries, targets, temperature = embeddings
+    queries, targets, temperature, _ = embeddings
     num_rows = queries.shape[0]
 
     def of_positive(values: Array) -> Array:
@@ -180,23 +195,48 @@ def transpose(problem: Problem) -> Problem:
     )
 
 
-def _embeddings(queries: Any, targets: Any, negatives: Any) -> tuple[Array, Array]:
+def _embeddings(queries: Any, targets: Any, negatives: Any) -> tuple[Array, Array, Array | None, int]:
+    """Returns queries, targets and shared negatives in one, own negatives, and how many are targets."""
     arrays = {"queries": jnp.asarray(queries), "targets": jnp.asarray(targets)}
     if negatives is not None:
         arrays["negatives"] = jnp.asarray(negatives)
     for name, array in arrays.items():
-        if array.ndim != 2:
-            raise ValueError(f"{name} must have shape (rows, features), got {array.shape}")
+        if array.ndim != 2 and not (name == "negatives" and array.ndim == 3):
+            expected = "(K, D) or (N, K, D)" if name == "negatives" else "(rows, features)"
+            raise ValueError(f"{name} must have shape {expected}, got {array.shape}")
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise TypeError(f"{name} must be floating point, got {array.dtype}")
-    features = {name: array.shape[1] for name, array in arrays.items()}
+    features = {name: array.shape[-1] for name, array in arrays.items()}
     if len(set(features.values())) > 1:
         raise ValueError(f"queries, targets and negatives must have equally many features, got {features}")
     if arrays["queries"].shape[0] == 0 or arrays["targets"].shape[0] == 0:
         raise ValueError("a loss needs at least one query and one target")
     dtype = jnp.result_type(*arrays.values())
-    queries, *others = (array.astype(dtype) for array in arrays.values())
-    return queries, others[0] if negatives is None else jnp.concatenate(others)
+    queries, targets, *others = (array.astype(dtype) for array in arrays.values())
+    num_targets = targets.shape[0]
+    if not others:
+        return queries, targets, None, num_targets
+    if others[0].ndim == 2:
+        return queries, jnp.concatenate([targets, others[0]]), None, num_targets
+    if others[0].shape[0] != queries.shape[0]:
+        raise ValueError(
+            f"negatives of shape (N, K, D) are those of each query: {queries.shape[0]} queries, but negatives "
+            f"of shape {others[0].shape}"
+        )
+    return queries, targets, others[0] if others[0].shape[1] else None, num_targets
+
+
+def _own_weights(negative_weights: Any, own_negatives: Array | None, dtype: Any) -> Array | None:
+    if negative_weights is None:
+        return None
+    if own_negatives is None:
+        raise ValueError(
+            "negative_weights weigh negatives of shape (N, K, D); shared negatives are left out by target_mask"
+        )
+    negative_weights = jnp.asarray(negative_weights)
+    if negative_weights.shape != own_negatives.shape[:2]:
+        raise ValueError(f"negative_weights must have shape {own_negatives.shape[:2]}, got {negative_weights.shape}")
+    return jax.lax.stop_gradient(negative_weights.astype(dtype))
 
 
 def _vector(name: str, values: Any, *lengths: int) -> Array | None:

@@ -40,8 +40,16 @@ class _Sums(NamedTuple):
     """What is summed over blocks. Gradients are None where none are asked for."""
 
     loss: Float[Array, ""]
-    unit_targets: Float[Array, "M D"] | None
-    temperature: Float[Array, ""] | None
+    unit_target_gradient: Float[Array, "M D"] | None = None
+    temperature_gradient: Float[Array, ""] | None = None
+
+
+class _RowOutputs(NamedTuple):
+    """What is stacked over blocks."""
+
+    stats: LossStats | None
+    query_gradient: Float[Array, "N D"] | None = None
+    own_gradient: Float[Array, "N K D"] | None = None
 
 
 def _evaluate(
@@ -53,43 +61,63 @@ def _evaluate(
     *,
     with_gradient: bool,
 ) -> tuple[Float[Array, ""], LossStats | None, Embeddings | None]:
-    queries, targets, temperature = embeddings
-    num_rows = queries.shape[0]
-    target_norms = products.inverse_norms(targets, recipe.normalize)
+    queries, targets, temperature, own_negatives = embeddings
+    num_rows, num_columns = queries.shape[0], targets.shape[0]
+    normalize, precision = recipe.normalize, recipe.precision
+    target_norms = products.inverse_norms(targets, normalize)
 
-    def block(queries: Array, rows: Rows) -> tuple[_Sums, tuple[Array | None, LossStats | None]]:
-        norms = products.inverse_norms(queries, recipe.normalize)
-        similarity = products.similarities(queries, targets, norms, target_norms, recipe.precision)
+    def block(queries: Array, own: Array | None, rows: Rows) -> tuple[_Sums, _RowOutputs]:
+        norms = products.inverse_norms(queries, normalize)
+        similarity = products.similarities(queries, targets, norms, target_norms, precision)
+        if own is not None:
+            own_norms = products.inverse_norms(own, normalize)
+            of_own = products.own_similarities(queries, own, norms, own_norms, precision)
+            similarity = jnp.concatenate([similarity, of_own], axis=1)
         result = row_block(recipe, similarity, temperature, rows, columns, scalars, with_gradient=with_gradient)
         loss = jnp.sum(jnp.where(rows.scale != 0, rows.scale * result.loss, 0.0))
-        gradient = result.similarity_gradient
-        if gradient is None:
-            return _Sums(loss, None, None), (None, result.stats)
-        of_queries = products.unit_query_gradients(gradient, targets, target_norms, recipe.precision)
-        of_targets = products.unit_target_gradients(gradient, queries, norms, recipe.precision)
-        of_queries = products.through_norm(of_queries, queries, norms, recipe.normalize)
-        return _Sums(loss, of_targets, result.temperature_gradient), (of_queries, result.stats)
+        if result.similarity_gradient is None:
+            return _Sums(loss), _RowOutputs(result.stats)
 
-    num_blocks = blocks.count_blocks(num_rows, targets.shape[0], recipe.block_size)
+        gradient, own_gradient = result.similarity_gradient[:, :num_columns], None
+        query_gradient = products.unit_query_gradients(gradient, targets, target_norms, precision)
+        target_gradient = products.unit_target_gradients(gradient, queries, norms, precision)
+        if own is not None:
+            more, own_gradient = products.own_unit_gradients(
+                result.similarity_gradient[:, num_columns:], queries, own, norms, own_norms, precision
+            )
+            query_gradient += more
+            own_gradient = products.through_norm(own_gradient, own, own_norms, normalize)
+        query_gradient = products.through_norm(query_gradient, queries, norms, normalize)
+        return (
+            _Sums(loss, target_gradient, result.temperature_gradient),
+            _RowOutputs(result.stats, query_gradient, own_gradient),
+        )
+
+    inputs = (queries, own_negatives, rows)
+    num_blocks = blocks.count_blocks(num_rows, num_columns, recipe.block_size)
     if num_blocks == 1:
-        sums, (of_queries, stats) = block(queries, rows)
+        sums, outputs = block(*inputs)
     else:
 
-        def step(sums: _Sums, inputs: tuple[Array, Rows]) -> Any:
+        def step(sums: _Sums, inputs: Any) -> tuple[_Sums, _RowOutputs]:
             more, outputs = block(*inputs)
             return jax.tree.map(jnp.add, sums, more), outputs
 
-        inputs = blocks.cut((queries, rows), num_blocks)
+        inputs = blocks.cut(inputs, num_blocks)
         shapes, _ = jax.eval_shape(block, *jax.tree.map(lambda x: x[0], inputs))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         sums, outputs = jax.lax.scan(step, zeros, inputs)
-        of_queries, stats = blocks.join(outputs, num_rows)
+        outputs = blocks.join(outputs, num_rows)
 
-    if sums.unit_targets is None or of_queries is None:
-        return sums.loss, stats, None
-    of_targets = products.through_norm(sums.unit_targets, targets, target_norms, recipe.normalize)
-    of_temperature = jnp.zeros_like(temperature) if sums.temperature is None else sums.temperature
-    return sums.loss, stats, Embeddings(of_queries, of_targets, of_temperature)
+    if sums.unit_target_gradient is None or outputs.query_gradient is None:
+        return sums.loss, outputs.stats, None
+    gradients = Embeddings(
+        outputs.query_gradient,
+        products.through_norm(sums.unit_target_gradient, targets, target_norms, normalize),
+        jnp.zeros_like(temperature) if sums.temperature_gradient is None else sums.temperature_gradient,
+        outputs.own_gradient,
+    )
+    return sums.loss, outputs.stats, gradients
 
 
 def _forward(recipe: Recipe, embeddings: Embeddings, rows: Rows, columns: Columns, scalars: Scalars) -> tuple[Any, Any]:

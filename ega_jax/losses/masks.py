@@ -14,16 +14,32 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
 
-def positive_pairs(rows: Rows, columns: Columns) -> Bool[Array, "N M"]:
+def positive_pairs(rows: Rows, num_columns: int) -> Bool[Array, "N M+K"]:
     """Marks each row's positive column."""
-    return jnp.arange(columns.numbers.shape[0], dtype=jnp.int32) == rows.positives[:, None]
+    return jnp.arange(num_columns, dtype=jnp.int32) == rows.positives[:, None]
 
 
 def negative_pairs(
-    recipe: Recipe, rows: Rows, columns: Columns, scalars: Scalars, relative_similarity: Float[Array, "N M"]
-) -> Bool[Array, "N M"]:
+    recipe: Recipe, rows: Rows, columns: Columns, scalars: Scalars, relative_similarity: Float[Array, "N M+K"]
+) -> Bool[Array, "N M+K"]:
     """Marks the pairs that count as negatives: all but the positives and what some mask leaves out."""
-    keep = ~positive_pairs(rows, columns)
+    keep = _negative_columns(recipe, rows, columns, scalars)
+    num_own = relative_similarity.shape[1] - keep.shape[1]
+    if num_own:
+        own = jnp.ones((keep.shape[0], num_own), bool) if rows.own_weights is None else rows.own_weights > 0
+        keep = jnp.concatenate([keep, own], axis=1)
+    if scalars.false_negative_margin is not None:
+        keep &= relative_similarity <= scalars.false_negative_margin
+    if recipe.top_k is not None and recipe.top_k < keep.shape[1]:
+        # Negatives that are left out come last; with too few others they are the threshold, and stay out.
+        candidates = jnp.where(keep, relative_similarity, -jnp.inf)
+        threshold = jax.lax.top_k(candidates, recipe.top_k)[0][:, -1:]
+        keep &= candidates >= threshold
+    return keep
+
+
+def _negative_columns(recipe: Recipe, rows: Rows, columns: Columns, scalars: Scalars) -> Bool[Array, "N M"]:
+    keep = ~positive_pairs(rows, columns.numbers.shape[0])
     if columns.mask is not None:
         keep &= columns.mask[None, :]
     for row_key, column_key in zip(rows.keys, columns.keys, strict=True):
@@ -33,8 +49,6 @@ def negative_pairs(
         keep &= rows.mask
     if recipe.mask_fn is not None:
         keep &= _call_mask_fn(recipe, rows, columns, scalars)
-    if scalars.false_negative_margin is not None:
-        keep &= relative_similarity <= scalars.false_negative_margin
     return keep
 
 

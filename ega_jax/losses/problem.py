@@ -24,6 +24,7 @@ class Embeddings(NamedTuple):
     queries: Float[Array, "N D"]
     targets: Float[Array, "M D"]
     temperature: Float[Array, ""]
+    own_negatives: Float[Array, "N K D"] | None = None  # of each query alone: K further columns behind the M
 
 
 class Rows(NamedTuple):
@@ -36,6 +37,7 @@ class Rows(NamedTuple):
     numbers: Int[Array, " N"]  # its number, for mask_fn
     keys: tuple[Int[Array, " N"], ...] = ()  # a column that has an equal key is no negative
     mask: Bool[Array, "N M"] | None = None  # False: the pair does not count
+    own_weights: Float[Array, "N K"] | None = None  # how many times each own negative counts; 0 = padding
 
 
 class Columns(NamedTuple):
@@ -63,6 +65,8 @@ class Recipe:
         log_weight: Weighs the negatives; None weighs all alike, which is InfoNCE.
         combine: Makes `P̄` of the weighted shares.
         log_weight_cap: Upper bound of the log weights, for the combinations that can overflow.
+        weighted_value: The value too is that of the weighted distribution, not InfoNCE's.
+        top_k: Keep only so many of the most similar negatives of a row.
         mask_fn: The user's (row_numbers, column_numbers, *mask_args) -> keep.
         mask_transposed: The rows are the user's columns, as in the target-to-query direction.
         normalize: Divide out the norms of the embeddings.
@@ -75,6 +79,8 @@ class Recipe:
     log_weight: hardness.LogWeight | None = None
     combine: Callable[[jax.Array, jax.Array], hardness.Amplified] = hardness.normalized
     log_weight_cap: float | None = None
+    weighted_value: bool = False
+    top_k: int | None = None
     mask_fn: Callable[..., jax.Array] | None = None
     mask_transposed: bool = False
     normalize: bool = True

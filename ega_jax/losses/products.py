@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _CONTRACT_FEATURES = (((1,), (1,)), ((), ()))
 _CONTRACT_COLUMNS = (((1,), (0,)), ((), ()))
 _CONTRACT_ROWS = (((0,), (0,)), ((), ()))
+_CONTRACT_OWN_FEATURES = (((2,), (1,)), ((0,), (0,)))
+_CONTRACT_OWN = (((1,), (1,)), ((0,), (0,)))
 
 
 def accumulator_dtype(dtype: Any) -> Any:
@@ -24,12 +26,12 @@ def accumulator_dtype(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def inverse_norms(embeddings: Float[Array, "N D"], normalize: bool) -> Float[Array, " N"]:
+def inverse_norms(embeddings: Float[Array, "*N D"], normalize: bool) -> Float[Array, "*N"]:
     """Returns 1 / ‖row‖, 0 for a row of zeros (which is then similar to nothing and gets no gradient)."""
     dtype = accumulator_dtype(embeddings.dtype)
     if not normalize:
-        return jnp.ones(embeddings.shape[:1], dtype)
-    norms = jnp.sqrt(jnp.sum(jnp.square(embeddings.astype(dtype)), axis=1))
+        return jnp.ones(embeddings.shape[:-1], dtype)
+    norms = jnp.sqrt(jnp.sum(jnp.square(embeddings.astype(dtype)), axis=-1))
     return jnp.where(norms == 0, 0.0, 1.0 / jnp.where(norms == 0, 1.0, norms))
 
 
@@ -67,18 +69,45 @@ def unit_target_gradients(
     return _dot(*_gradient_operands(weights, queries), _CONTRACT_ROWS, precision)
 
 
+def own_similarities(
+    queries: Float[Array, "N D"],
+    negatives: Float[Array, "N K D"],
+    query_inverse_norms: Float[Array, " N"],
+    negative_inverse_norms: Float[Array, "N K"],
+    precision: Any,
+) -> Float[Array, "N K"]:
+    """Returns the dot products of each query with its own negatives, norms divided out."""
+    products = _dot(negatives, queries, _CONTRACT_OWN_FEATURES, precision)
+    return products * query_inverse_norms[:, None] * negative_inverse_norms
+
+
+def own_unit_gradients(
+    similarity_gradient: Float[Array, "N K"],
+    queries: Float[Array, "N D"],
+    negatives: Float[Array, "N K D"],
+    query_inverse_norms: Float[Array, " N"],
+    negative_inverse_norms: Float[Array, "N K"],
+    precision: Any,
+) -> tuple[Float[Array, "N D"], Float[Array, "N K D"]]:
+    """Returns the gradients with respect to the normalised queries and the normalised own negatives."""
+    weights = similarity_gradient * negative_inverse_norms
+    of_queries = _dot(*_gradient_operands(weights, negatives), _CONTRACT_OWN, precision)
+    units = queries.astype(similarity_gradient.dtype) * query_inverse_norms[:, None]
+    return of_queries, similarity_gradient[:, :, None] * units[:, None, :]
+
+
 def through_norm(
-    unit_gradient: Float[Array, "N D"],
-    embeddings: Float[Array, "N D"],
-    embedding_inverse_norms: Float[Array, " N"],
+    unit_gradient: Float[Array, "*N D"],
+    embeddings: Float[Array, "*N D"],
+    embedding_inverse_norms: Float[Array, "*N"],
     normalize: bool,
-) -> Float[Array, "N D"]:
+) -> Float[Array, "*N D"]:
     """Carries a gradient from normalised rows back to the rows: the part along the row drops out."""
     if not normalize:
         return unit_gradient
-    inverse = embedding_inverse_norms[:, None]
+    inverse = embedding_inverse_norms[..., None]
     unit = embeddings.astype(unit_gradient.dtype) * inverse
-    return inverse * (unit_gradient - unit * jnp.sum(unit * unit_gradient, axis=1, keepdims=True))
+    return inverse * (unit_gradient - unit * jnp.sum(unit * unit_gradient, axis=-1, keepdims=True))
 
 
 def _gradient_operands(weights: Array, embeddings: Array) -> tuple[Array, Array]:

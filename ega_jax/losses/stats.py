@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int
+    from jaxtyping import Array, Bool, Float, Int
 
 
 @jax.tree_util.register_dataclass
@@ -61,3 +61,47 @@ class LossStats:
             for field in dataclasses.fields(self)
             if field.name != "weight"
         }
+
+
+def row_stats(
+    *,
+    weight: Float[Array, " N"],
+    loss: Float[Array, " N"],
+    positive_pull: Float[Array, " N"],
+    positive_similarity: Float[Array, " N"],
+    similarity: Float[Array, "N M"],
+    is_negative: Bool[Array, "N M"],
+    weighted_logits: Float[Array, "N M"],
+    log_weight: Float[Array, "N M"] | None,
+    log_weight_cap: float | None,
+    log_renormalization: Float[Array, " N"],
+) -> LossStats:
+    """Describes a block of rows.
+
+    `weighted_logits` are those of `P̄`'s negatives, -inf elsewhere; `log_renormalization` is log(P̄ / P) of a
+    weight of 1.
+    """
+    candidates = jnp.where(is_negative, similarity, -jnp.inf)
+    has_negative = jnp.any(is_negative, axis=1)
+    log_amplification = log_renormalization
+    capped = jnp.zeros_like(is_negative)
+    if log_weight is not None:
+        hardest = jnp.argmax(candidates, axis=1)[:, None]
+        log_amplification += jnp.take_along_axis(log_weight, hardest, axis=1)[:, 0]
+        if log_weight_cap is not None:
+            capped = is_negative & (log_weight >= log_weight_cap)
+    # Relative to the largest: effective counts do not depend on a common factor.
+    largest = jnp.where(has_negative, jnp.max(weighted_logits, axis=1), 0.0)
+    share = jnp.exp(weighted_logits - largest[:, None])
+    sum_of_squares = jnp.where(has_negative, jnp.sum(share**2, axis=1), 1.0)
+    return LossStats(
+        weight=weight,
+        loss=loss,
+        positive_similarity=positive_similarity,
+        hardest_negative_similarity=jnp.max(candidates, axis=1),
+        hardest_negative_amplification=jnp.where(has_negative, jnp.exp(log_amplification), 1.0),
+        positive_pull=positive_pull,
+        effective_negatives=jnp.sum(share, axis=1) ** 2 / sum_of_squares,
+        negative_count=jnp.sum(is_negative, axis=1, dtype=jnp.int32),
+        capped_weight_count=jnp.sum(capped, axis=1, dtype=jnp.int32),
+    )

@@ -15,6 +15,7 @@ class Reference:
     queries: np.ndarray
     targets: np.ndarray
     temperature: float
+    negatives: np.ndarray | None
     row_loss: np.ndarray
     probabilities: np.ndarray  # P̄ of the query-to-target direction, 0 where a pair does not count
     similarity_gradient: np.ndarray
@@ -26,6 +27,7 @@ def ega(
     targets,
     *,
     negatives=None,
+    negative_weights=None,
     temperature=0.02,
     alpha=5.0,
     beta=1.0,
@@ -39,6 +41,8 @@ def ega(
     target_mask=None,
     weights=None,
     false_negative_margin=None,
+    top_k=None,
+    weighted_value=False,
     symmetric=False,
     normalize=True,
     reduction="mean",
@@ -47,7 +51,10 @@ def ega(
     queries = np.asarray(queries, np.float64)
     targets = np.asarray(targets, np.float64)
     num_rows, num_targets = len(queries), len(targets)
-    if negatives is not None:
+    own = None
+    if negatives is not None and np.ndim(negatives) == 3:
+        own = np.asarray(negatives, np.float64)
+    elif negatives is not None:
         targets = np.concatenate([targets, np.asarray(negatives, np.float64)])
     num_columns = len(targets)
     positives = np.arange(num_rows) if positives is None else np.asarray(positives)
@@ -94,39 +101,63 @@ def ega(
         "combine": combine,
         "log_weight_cap": log_weight_cap,
         "false_negative_margin": false_negative_margin,
+        "top_k": top_k,
+        "weighted_value": weighted_value,
     }
     similarity = unit_queries @ unit_targets.T
-    row_loss, by_temperature, p_bar, gradient, stats = _direction(similarity, positives, keep, **options)
+    count = np.ones_like(similarity)
+    if own is not None:
+        # Further columns, which each row fills with its own.
+        own_count = np.ones(own.shape[:2]) if negative_weights is None else np.asarray(negative_weights, np.float64)
+        own = np.where((own_count > 0)[:, :, None], own, 0.0)
+        own_norms = np.linalg.norm(own, axis=2) if normalize else np.ones(own.shape[:2])
+        own_norms[own_norms == 0] = np.inf
+        unit_own = own / own_norms[:, :, None]
+        of_own = np.stack([unit_own[i] @ unit_queries[i] for i in range(num_rows)])
+        similarity = np.concatenate([similarity, of_own], axis=1)
+        keep = np.concatenate([keep, own_count > 0], axis=1)
+        count = np.concatenate([count, own_count], axis=1)
+    row_loss, by_temperature, p_bar, gradient, stats = _direction(similarity, positives, keep, count, **options)
     scale = np.where(live, weights / total if total > 0 else 0.0, 0.0)
     loss = (scale * row_loss).sum()
     temperature_gradient = (scale * by_temperature).sum()
     gradient = scale[:, None] * gradient
     if symmetric:
-        back = _direction(similarity[:, positives].T, np.arange(num_rows), keep_back, **options)
+        similarity_back = similarity[:, positives].T
+        back = _direction(similarity_back, np.arange(num_rows), keep_back, np.ones_like(similarity_back), **options)
         loss = (loss + (scale * back[0]).sum()) / 2
         temperature_gradient = (temperature_gradient + (scale * back[1]).sum()) / 2
         gradient = gradient / 2
         for i in range(num_rows):
             gradient[:, positives[i]] += scale[i] * back[3][i] / 2
 
+    similarity_gradient = gradient
+    gradient, own_gradient = gradient[:, :num_columns], gradient[:, num_columns:]
     unit_query_gradient = gradient @ unit_targets
     unit_target_gradient = gradient.T @ unit_queries
+    if own is not None:
+        unit_query_gradient += np.stack([own_gradient[i] @ unit_own[i] for i in range(num_rows)])
 
     def through_norm(unit_gradient, unit, norms):
         if not normalize:
             return unit_gradient
-        along = (unit * unit_gradient).sum(1, keepdims=True)
-        return (unit_gradient - along * unit) / norms[:, None]
+        along = (unit * unit_gradient).sum(-1, keepdims=True)
+        return (unit_gradient - along * unit) / norms[..., None]
 
     target_gradient = through_norm(unit_target_gradient, unit_targets, target_norms)
+    negative_gradient = None if negatives is None else target_gradient[num_targets:]
+    if own is not None:
+        unit_own_gradient = own_gradient[:, :, None] * unit_queries[:, None, :]
+        negative_gradient = through_norm(unit_own_gradient, unit_own, own_norms)
     return Reference(
         loss=loss,
         queries=through_norm(unit_query_gradient, unit_queries, query_norms),
-        targets=target_gradient if negatives is None else target_gradient[:num_targets],
+        targets=target_gradient[:num_targets],
         temperature=temperature_gradient,
+        negatives=negative_gradient,
         row_loss=row_loss,
         probabilities=p_bar,
-        similarity_gradient=gradient,
+        similarity_gradient=similarity_gradient,
         stats=stats,
     )
 
@@ -135,6 +166,7 @@ def _direction(
     similarity,
     positives,
     keep,
+    count,
     *,
     temperature,
     alpha,
@@ -143,6 +175,8 @@ def _direction(
     combine,
     log_weight_cap,
     false_negative_margin,
+    top_k,
+    weighted_value,
 ):
     """Per-row losses, their derivatives by temperature, P̄, the gradient (P̄ - Y) / τ, and statistics."""
     num_rows = len(similarity)
@@ -168,12 +202,14 @@ def _direction(
         negative[positive] = False
         if false_negative_margin is not None:
             negative &= s - s[positive] <= false_negative_margin
+        if top_k is not None and negative.sum() > top_k:
+            negative &= s >= np.sort(s[negative])[-top_k]
         relative = s - s[positive]
-        log_odds = relative[negative] / temperature  # log of p_negative / p_positive
+        # log of p_negative / p_positive
+        log_odds = relative[negative] / temperature + np.log(count[i, negative])
         log_sum = np.logaddexp.reduce(log_odds, initial=-np.inf)
         row_loss[i] = np.logaddexp(0, log_sum)
         p = np.exp(log_odds - row_loss[i])
-        by_temperature[i] = -(p * relative[negative]).sum() / temperature**2
 
         log_weight = alpha * (relative if hardness == "relative" else s - 1)
         log_weight = np.logaddexp(0, (np.log(beta) if beta > 0 else -np.inf) + log_weight)[negative]
@@ -184,6 +220,10 @@ def _direction(
         if combine == "normalized":
             weighted_sum = np.logaddexp.reduce(log_odds + log_weight, initial=-np.inf)
             share = np.exp(log_odds + log_weight - np.logaddexp(0, weighted_sum))
+        if weighted_value:
+            row_loss[i] = np.logaddexp(0, weighted_sum)
+        value_share = share if weighted_value else p
+        by_temperature[i] = -(value_share * relative[negative]).sum() / temperature**2
         pull = p.sum() if combine == "unnormalized" else share.sum()
         p_bar[i, negative] = share
         p_bar[i, positive] = 1 - pull

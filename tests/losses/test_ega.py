@@ -30,17 +30,25 @@ def assert_equals_definition(queries, targets, temperature=0.05, **options):
     """Value, all gradients and all statistics."""
     expected = reference.ega(queries, targets, temperature=temperature, **options)
 
-    def loss(queries, targets, temperature):
-        return ega_loss(queries, targets, temperature=temperature, **options, return_stats=True)
+    def loss(queries, targets, temperature, negatives):
+        return ega_loss(
+            queries,
+            targets,
+            temperature=temperature,
+            **{**options, "negatives": negatives},
+            return_stats=True,
+        )
 
-    arguments = (queries, targets, jnp.float32(temperature))
-    (value, stats), (of_queries, of_targets, of_temperature) = jax.jit(
-        jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
+    arguments = (queries, targets, jnp.float32(temperature), options.get("negatives"))
+    (value, stats), (of_queries, of_targets, of_temperature, of_negatives) = jax.jit(
+        jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True)
     )(*arguments)
     np.testing.assert_allclose(value, expected.loss, rtol=2e-5, atol=1e-6)
     np.testing.assert_allclose(jax.jit(loss)(*arguments)[0], value, rtol=1e-6, atol=1e-7)
     assert_gradients_close(of_queries, expected.queries)
     assert_gradients_close(of_targets, expected.targets)
+    if expected.negatives is not None:
+        assert_gradients_close(of_negatives, expected.negatives)
     np.testing.assert_allclose(of_temperature, expected.temperature, rtol=2e-4, atol=1e-4)
     live = np.asarray(stats.weight) > 0
     chex.assert_trees_all_close(
@@ -91,6 +99,17 @@ def make_options(name):
             "mask": mask,
             "target_mask": rng.random(15) < 0.8,
         },
+        "own negatives": {"negatives": rng.normal(size=(7, 3, 5)).astype(np.float32)},
+        "own negatives, weights": {
+            "negatives": rng.normal(size=(7, 3, 5)).astype(np.float32),
+            "negative_weights": rng.uniform(0.2, 3, size=(7, 3)) * (rng.random((7, 3)) < 0.7),
+            "weights": np.array([1.0, 0.5, 0.0, 2.0, 0.25, 0.0, 1.0], np.float32),
+            "mask": mask,
+            "false_negative_margin": 0.3,
+            "top_k": 4,
+        },
+        "top_k": {"top_k": 3},
+        "top_k of few": {"top_k": 3, "mask": mask, "target_mask": rng.random(11) < 0.6},
         "everything": {
             "negatives": rng.normal(size=(4, 5)).astype(np.float32),
             "positives": np.array([3, 3, 0, 10, 9, 1, 3]),
@@ -119,6 +138,10 @@ OPTIONS = (
     "sum",
     "shared negatives",
     "shared negatives, ids, masks",
+    "own negatives",
+    "own negatives, weights",
+    "top_k",
+    "top_k of few",
     "everything",
 )
 

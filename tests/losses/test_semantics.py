@@ -38,6 +38,45 @@ def test_padding_of_nan_changes_nothing(symmetric):
     chex.assert_trees_all_close(unpadded, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_own_negatives_of_weight_zero_may_hold_nan():
+    queries, targets = batch()
+    negatives = np.random.default_rng(3).normal(size=(7, 2, 5)).astype(np.float32)
+    step = jax.jit(
+        jax.value_and_grad(
+            lambda q, t, n, w: ega_loss(q, t, negatives=n, negative_weights=w, temperature=0.1), (0, 1, 2)
+        )
+    )
+    expected = step(queries, targets, negatives, np.ones((7, 2), np.float32))
+    padded = np.concatenate([negatives, np.full((7, 1, 5), np.nan, np.float32)], axis=1)
+    weights = np.concatenate([np.ones((7, 2)), np.zeros((7, 1))], axis=1).astype(np.float32)
+    value, (of_queries, of_targets, of_negatives) = step(queries, targets, padded, weights)
+    assert np.all(of_negatives[:, 2] == 0)
+    actual = (value, (of_queries, of_targets, of_negatives[:, :2]))
+    chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_own_negatives_equal_masked_shared_ones():
+    queries, targets = batch()
+    negatives = np.random.default_rng(3).normal(size=(7, 2, 5)).astype(np.float32)
+    own_columns = np.repeat(np.eye(7, dtype=bool), 2, axis=1)
+    mask = np.concatenate([np.ones((7, 11), bool), own_columns], axis=1)
+    own = jax.grad(lambda n: ega_loss(queries, targets, negatives=n, temperature=0.1))(negatives)
+    shared = jax.grad(lambda n: ega_loss(queries, targets, negatives=n.reshape(14, 5), mask=mask, temperature=0.1))(
+        negatives
+    )
+    chex.assert_trees_all_close(own, shared, rtol=1e-5, atol=1e-6)
+
+
+def test_top_k_keeps_ties_and_never_brings_back_what_is_masked():
+    queries, targets = batch()
+    targets[8] = targets[9]
+    _, stats = ega_loss(queries, targets, top_k=1, temperature=0.1, return_stats=True)
+    assert set(np.asarray(stats.negative_count)) <= {1, 2}
+    mask = np.arange(11) >= np.arange(7)[:, None] + 9
+    _, stats = ega_loss(queries, targets, top_k=3, mask=mask, temperature=0.1, return_stats=True)
+    np.testing.assert_array_equal(stats.negative_count, [2, 1, 0, 0, 0, 0, 0])
+
+
 def test_the_positive_counts_whatever_the_masks_say():
     queries, targets = batch()
     nothing = {
@@ -169,7 +208,20 @@ BAD_CALLS = {
     "one-dimensional": ({"queries": Q[0]}, ValueError, "queries must have shape"),
     "features": ({"targets": T[:, :4]}, ValueError, "equally many features"),
     "negatives' features": ({"negatives": T[:, :4]}, ValueError, "equally many features"),
-    "three-dimensional negatives": ({"negatives": T[None]}, ValueError, "negatives must have shape"),
+    "negatives of other queries": ({"negatives": T[None]}, ValueError, "7 queries, but negatives of shape"),
+    "negatives of four axes": ({"negatives": T[None, None]}, ValueError, "negatives must have shape"),
+    "negative_weights of shared ones": (
+        {"negatives": T, "negative_weights": np.ones(11)},
+        ValueError,
+        "left out by target_mask",
+    ),
+    "negative_weights' shape": (
+        {"negatives": np.stack([Q, Q], axis=1), "negative_weights": np.ones((7, 3))},
+        ValueError,
+        r"negative_weights must have shape \(7, 2\)",
+    ),
+    "top_k": ({"top_k": 0}, ValueError, "top_k must be at least 1"),
+    "block_size": ({"block_size": 0}, ValueError, "block_size must be at least 1"),
     "integers": ({"queries": Q.astype(int)}, TypeError, "queries must be floating"),
     "too few targets": ({"targets": T[:6]}, ValueError, "7 queries but only 6 targets"),
     "negatives do not replace targets": (

@@ -109,9 +109,3 @@ def test_cut_and_join():
     assert cut["b"].shape == (3, 3, 2)
     np.testing.assert_array_equal(cut["a"][1], [1, 4, 0])
     chex.assert_trees_all_equal(blocks.join(cut, 7), rows)
-
-
-def test_bad_block_size():
-    queries, targets = batch()
-    with pytest.raises(ValueError, match="block_size must be at least 1"):
-        ega_loss(queries, targets, block_size=0)
