@@ -39,8 +39,7 @@ def model():
 
 def model_with(**changes):
     """The same weights under a changed config."""
-    graphdef, state = nnx.split(model())
-    changed = nnx.merge(graphdef, state)
+    changed = nnx.clone(model())
     changed.config = dataclasses.replace(config(), **changes)
     return changed
 

@@ -17,7 +17,7 @@ ATTENTION = LoraConfig(rank=3, alpha=6.0, path=r"language_model/.*self_attn/[qv]
 
 def fresh(lora=ATTENTION):
     """The golden model with adapters of its own."""
-    model = nnx.merge(*nnx.split(golden.model()))
+    model = nnx.clone(golden.model())
     add_lora(model, lora, rngs=nnx.Rngs(1))
     return model
 
