@@ -17,7 +17,10 @@ from ega_jax.data.glyphs.render import draw
 Part = Literal["train", "validation", "test", "unseen_faces", "unseen_scripts", "unseen_symbols"]
 
 _VALIDATION, _TEST = 0.05, 0.15
+# Of a character, in training: more would add files to write, and little to learn.
 _TRAINING_PICTURES = 6
+# Of a character, before that: fewer, and it is too rare to be asked for by name.
+_COMMON_PICTURES = 8
 # Few pictures show these, so much alike from face to face: a held-out one is a character new to the model.
 _SPLIT_BY_CHARACTER = frozenset({"braille pattern", "box drawing", "arrow"})
 
@@ -49,15 +52,29 @@ class Catalog:
     Attributes:
       glyphs: in a shuffled order. Every subset takes its glyphs in this order, so that subsets share pictures: the
         fewer there are, the fewer files to write and images to encode.
+      common: code points of the characters that most faces have, and that are not held out as a whole.
       pixels: path to `image_size**2` bytes, row-major, 0 ink and 255 paper.
     """
 
     glyphs: tuple[Glyph, ...]
+    common: frozenset[int]
     pixels: dict[str, bytes]
 
     def part(self, part: Part) -> list[Glyph]:
         """The glyphs of one part, in order."""
         return self._parts.get(part, [])
+
+    @functools.cached_property
+    def ambiguous(self) -> frozenset[str]:
+        """Paths of the pictures that show several characters."""
+        shown = {(glyph.path, glyph.character.codepoint) for glyph in self.glyphs}
+        counts = collections.Counter(path for path, _ in shown)
+        return frozenset(path for path, count in counts.items() if count > 1)
+
+    @functools.cached_property
+    def twins(self) -> dict[int, int]:
+        """`Glyph.twins` by code point."""
+        return {glyph.character.codepoint: glyph.twins for glyph in self.glyphs}
 
     @functools.cached_property
     def _parts(self) -> dict[str, list[Glyph]]:
@@ -91,19 +108,27 @@ def build_catalog(image_size: int, seed: int) -> Catalog:
         if (part := parts[pixels]) is not None and face.held_out == (part == "unseen_faces")
     ]
     random.Random(f"{seed}/catalog").shuffle(glyphs)
-    glyphs = _thin(glyphs)
-    return Catalog(tuple(glyphs), {path: pixels for pixels, path in paths.items()})
+    return Catalog(tuple(_thin(glyphs)), _common(glyphs), {path: pixels for pixels, path in paths.items()})
 
 
 def _thin(glyphs: list[Glyph]) -> list[Glyph]:
-    """Leaves each character so many training pictures: more would add files to write, and little to learn."""
+    """Leaves each character its first few training pictures."""
     kept: dict[str, bool] = {}
     count: collections.Counter[int] = collections.Counter()
     for glyph in glyphs:
         if glyph.path not in kept:
-            count[glyph.character.codepoint] += glyph.part == "train"
-            kept[glyph.path] = glyph.part != "train" or count[glyph.character.codepoint] <= _TRAINING_PICTURES
+            thinned = glyph.part == "train" and glyph.character.kind not in _SPLIT_BY_CHARACTER
+            count[glyph.character.codepoint] += thinned
+            kept[glyph.path] = not thinned or count[glyph.character.codepoint] <= _TRAINING_PICTURES
     return [glyph for glyph in glyphs if kept[glyph.path]]
+
+
+def _common(glyphs: list[Glyph]) -> frozenset[int]:
+    shown = {(glyph.character, glyph.path) for glyph in glyphs if not glyph.face.held_out}
+    counts = collections.Counter(
+        shown_by.codepoint for shown_by, _ in shown if shown_by.kind not in _SPLIT_BY_CHARACTER
+    )
+    return frozenset(codepoint for codepoint, count in counts.items() if count >= _COMMON_PICTURES)
 
 
 def _path(shown: Character, face: Face) -> str:

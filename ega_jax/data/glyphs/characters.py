@@ -76,7 +76,7 @@ _CATEGORIES = {
 }
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True)
 class Character:
     """A Unicode character that can be drawn by itself.
 
@@ -99,7 +99,7 @@ class Character:
             return "unseen_scripts"
         return "unseen_symbols" if self.kind in HELD_OUT_KINDS else None
 
-    @property
+    @functools.cached_property
     def base_and_mark(self) -> tuple[str, str] | None:
         """("latin small letter a", "ring above and acute") of a letter with a diacritic."""
         base, _, mark = self.name.partition(" with ")

@@ -24,7 +24,7 @@ class GlyphsConfig:
     """
 
     seed: int = 0
-    train_rows: int = 4000
+    train_rows: int = 3000
     validation_rows: int = 100
     test_rows: int = 300
     pool_size: int = 500

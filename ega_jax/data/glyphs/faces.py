@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True)
 class Face:
     """One typeface: a family in one weight and one slant.
 
@@ -24,12 +25,12 @@ class Face:
     file: str
     held_out: bool = False
 
-    @property
+    @functools.cached_property
     def style(self) -> str:
         """ "regular", "bold", "italic" or "bold italic"."""
         return " ".join(word for word, on in (("bold", self.bold), ("italic", self.italic)) if on) or "regular"
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """Family and style, e.g. "dejavu sans bold italic": the label of this face."""
         return f"{self.family.lower()} {self.style}"

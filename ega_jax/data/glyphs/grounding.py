@@ -1,4 +1,4 @@
-"""A sheet of glyphs and a name or a place to the glyph that stands there."""
+"""A sheet of glyphs, and a name or a place, to the glyph that stands there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from ega_jax.data.glyphs.catalog import Catalog, Glyph, Part
 from ega_jax.data.glyphs.config import GlyphsConfig
-from ega_jax.data.glyphs.retrieval import codepoint, common_characters, near, picture_gallery
+from ega_jax.data.glyphs.galleries import family, picture_gallery
+from ega_jax.data.glyphs.retrieval import codepoint
 from ega_jax.data.glyphs.rows import Candidate, Item, Pair, Subset, assemble, image_query, spread
 from ega_jax.data.records import IMAGE_TOKEN, Distribution
 
@@ -16,6 +17,7 @@ _PLACES = {
     2: ("top left", "top right", "bottom left", "bottom right"),
     3: ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right"),
 }
+_LEAST_GLYPHS = 100  # enough for a sheet of glyphs that all differ, however few rows are asked for
 
 
 def grounding(catalog: Catalog, config: GlyphsConfig, sheets: dict[str, list[str]]) -> list[Subset]:
@@ -26,87 +28,76 @@ def grounding(catalog: Catalog, config: GlyphsConfig, sheets: dict[str, list[str
       config: how many rows.
       sheets: filled in here: path of each sheet to the paths of its glyphs, row-major.
     """
-    common = common_characters(catalog)
 
     def subset(
-        name: str,
-        by_name: bool,
-        side: int,
-        description: str,
-        distribution: Distribution = "in",
-        test_part: Part = "test",
+        name: str, by: str, side: int, description: str, distribution: Distribution = "in", test_part: Part = "test"
     ) -> Subset:
+        def choose(part: Part) -> list[Glyph]:
+            glyphs = catalog.part(part)
+            return [glyph for glyph in glyphs if by == "place" or codepoint(glyph) in catalog.common]
+
         def pairs(part: Part, rng: random.Random, count: int) -> list[Pair]:
-            named = [glyph for glyph in catalog.part(part) if not by_name or glyph.character.codepoint in common]
-            # The very pictures that retrieval by name has, as long as both have as many rows.
-            glyphs = spread(rng, named, codepoint, count)
-            return _pairs(glyphs, rng, count, by_name, side, f"images/sheets/{name}/{part}", sheets)
+            glyphs = spread(rng, choose(part), codepoint, max(count, _LEAST_GLYPHS))
+            families = defaultdict(list)
+            for glyph in glyphs:
+                families[family(glyph)].append(glyph)
+            found: list[Pair] = []
+            while len(found) < count:
+                path = f"images/sheets/{name}/{part}/{len(found) // side**2:05d}.png"
+                cells = _lay_out(glyphs, families, rng, side**2)
+                sheets[path] = [cell.path for cell in cells]
+                found += _pairs(path, cells, by, _PLACES[side])
+            return found[:count]
 
         def gallery(part: Part, pairs: Sequence[Pair]) -> list[Candidate]:
-            candidates = picture_gallery(catalog, part, pairs, config.seed)
+            candidates = picture_gallery(choose(part), pairs)
             return [Candidate(_crop(item.path), meaning) for item, meaning in candidates]
 
         return assemble(
-            name, "grounding", description, config, pairs, gallery,
-            distribution=distribution, test_part=test_part, pool_size=config.pool_size,
-        )  # fmt: skip
+            name,
+            "grounding",
+            description,
+            config,
+            pairs,
+            gallery,
+            distribution=distribution,
+            test_part=test_part,
+            pool_size=config.pool_size,
+        )
 
+    three = "the named glyph of nine; training has sheets of four"
     return [
-        subset("SheetByName", True, 2, "the named glyph of four; negatives: its neighbour"),
-        subset("SheetByPlace", False, 2, "the glyph of four at a place; negatives: its neighbour"),
-        subset("SheetByName_ThreeByThree", True, 3, "the named glyph of nine; training has sheets of four", "out"),
-        subset("SheetByName_UnseenFaces", True, 2, "SheetByName in unseen faces", "out", "unseen_faces"),
-        subset("SheetByPlace_UnseenScripts", False, 2, "SheetByPlace in unseen scripts", "out", "unseen_scripts"),
+        subset("SheetByName", "name", 2, "the named glyph of four; negatives: its neighbour"),
+        subset("SheetByPlace", "place", 2, "the glyph of four at a place; negatives: its neighbour"),
+        subset("SheetByName_ThreeByThree", "name", 3, three, "out"),
+        subset("SheetByName_UnseenFaces", "name", 2, "SheetByName in unseen faces", "out", "unseen_faces"),
+        subset("SheetByPlace_UnseenScripts", "place", 2, "SheetByPlace in unseen scripts", "out", "unseen_scripts"),
     ]
 
 
-def _pairs(
-    glyphs: Sequence[Glyph],
-    rng: random.Random,
-    count: int,
-    by_name: bool,
-    side: int,
-    path: str,
-    sheets: dict[str, list[str]],
-) -> list[Pair]:
-    relatives: dict[str, list[Glyph]] = defaultdict(list)
-    for glyph in glyphs:
-        relatives[near(glyph)].append(glyph)
+def _lay_out(glyphs: Sequence[Glyph], families: dict[str, list[Glyph]], rng: random.Random, count: int) -> list[Glyph]:
+    """Glyphs that all differ in looks; up to half of them are close relatives."""
+    first = rng.choice(glyphs)
+    relatives = families[family(first)]
+    chosen = {first.twins: first}
+    for glyph in rng.sample(relatives, len(relatives))[: count // 2]:
+        chosen.setdefault(glyph.twins, glyph)
+    # Far more than needed: look-alikes are few.
+    for glyph in rng.sample(glyphs, 5 * count):
+        if len(chosen) < count:
+            chosen.setdefault(glyph.twins, glyph)
+    return rng.sample(list(chosen.values()), count)
+
+
+def _pairs(sheet: str, cells: Sequence[Glyph], by: str, places: Sequence[str]) -> list[Pair]:
+    """One row for each glyph of the sheet; the others on it are what it is to be told from."""
     pairs: list[Pair] = []
-    while len(pairs) < count:
-        sheet = f"{path}/{len(pairs) // side**2:05d}.png"
-        cells = _cells(glyphs, relatives, rng, side**2)
-        sheets[sheet] = [cell.path for cell in cells]
-        for place, gold in enumerate(cells):
-            question = (
-                f"Select the glyph named {gold.character.name}."
-                if by_name
-                else f"Select the glyph at the {_PLACES[side][place]}."
-            )
-            others = tuple(_crop(cell.path) for cell in cells if cell is not gold)
-            pairs.append(
-                Pair(
-                    image_query(question, sheet),
-                    Candidate(_crop(gold.path), gold.twins),
-                    others,
-                    others[place % len(others)],
-                )
-            )
-    return pairs[:count]
-
-
-def _cells(glyphs: Sequence[Glyph], relatives: dict[str, list[Glyph]], rng: random.Random, count: int) -> list[Glyph]:
-    """Glyphs that all differ in looks, half of them close relatives of the first."""
-    cells = [rng.choice(glyphs)]
-    family = relatives[near(cells[0])]
-    tries = 0
-    while len(cells) < count:
-        tries += 1
-        glyph = rng.choice(family if len(cells) < count // 2 and tries < 20 else glyphs)
-        if all(glyph.twins != cell.twins for cell in cells):
-            cells.append(glyph)
-    rng.shuffle(cells)
-    return cells
+    for gold, place in zip(cells, places, strict=True):
+        wanted = f"named: {gold.character.name}" if by == "name" else f"at the {place}."
+        others = tuple(_crop(cell.path) for cell in cells if cell is not gold)
+        query = image_query(f"Select the glyph {wanted}", sheet)
+        pairs.append(Pair(query, Candidate(_crop(gold.path), gold.twins), others, others[len(pairs) % len(others)]))
+    return pairs
 
 
 def _crop(path: str) -> Item:

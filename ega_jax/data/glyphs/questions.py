@@ -5,15 +5,16 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 from ega_jax.data.glyphs.catalog import Catalog, Glyph, Part
-from ega_jax.data.glyphs.characters import Character
+from ega_jax.data.glyphs.characters import Character, lookup
 from ega_jax.data.glyphs.config import GlyphsConfig
 from ega_jax.data.glyphs.rows import Candidate, Pair, Subset, assemble, image_query, spread, text_target
 from ega_jax.data.records import Distribution
 
+Ask = Callable[[Character], list["Question"]]
 NUMBERS = (
     "zero",
     "one",
@@ -32,11 +33,19 @@ NUMBERS = (
 
 
 class Question(NamedTuple):
-    """A question about a character, its answer, and perhaps a wrong answer that comes close."""
+    """A question about a character, its answer, and perhaps a wrong answer that comes close.
+
+    Attributes:
+      text: the question.
+      answer: the answer.
+      near_miss: the wrong answer.
+      meaning: equal for answers that name what looks the same; the answer itself when None.
+    """
 
     text: str
     answer: str
     near_miss: str | None = None
+    meaning: Hashable = None
 
 
 def question_answering(catalog: Catalog, config: GlyphsConfig) -> list[Subset]:
@@ -44,7 +53,7 @@ def question_answering(catalog: Catalog, config: GlyphsConfig) -> list[Subset]:
 
     def subset(
         name: str,
-        ask: Callable[[Character], list[Question]],
+        ask: Ask,
         description: str,
         distribution: Distribution = "in",
         test_part: Part = "test",
@@ -54,10 +63,10 @@ def question_answering(catalog: Catalog, config: GlyphsConfig) -> list[Subset]:
             return [_pair(glyph.path, question) for glyph, question in chosen]
 
         def gallery(part: Part, pairs: Sequence[Pair]) -> list[Candidate]:
-            answers = {question.answer for glyph in catalog.part(part) for question in ask(glyph.character)}
-            if distribution == "in":
-                answers |= {question.answer for glyph in catalog.part("train") for question in ask(glyph.character)}
-            return [text_target(answer) for answer in sorted(answers)]
+            parts: set[Part] = {part, "train"} if distribution == "in" else {part}
+            characters = {glyph.character for each in parts for glyph in catalog.part(each)}
+            asked = [question for character in characters for question in ask(character)]
+            return sorted({text_target(question.answer, question.meaning) for question in asked})
 
         return assemble(
             name, "vqa", description, config, pairs, gallery, distribution=distribution, test_part=test_part
@@ -70,7 +79,7 @@ def question_answering(catalog: Catalog, config: GlyphsConfig) -> list[Subset]:
         subset("Braille", _braille, "which dots of a Braille cell are raised, and how many"),
         subset("BoxDrawing", _box_drawing, "the line that leads each way from the middle of a box drawing"),
         subset("Arrow", _arrow, "where an arrow points"),
-        subset("LetterCase", _letter_case, "capital or small; a question that training never asks", "out"),
+        subset("LetterCase", _letter_case, "whether a letter is capital; a question that training never asks", "out"),
         subset(
             "Diacritic_UnseenFaces",
             mark,
@@ -78,25 +87,25 @@ def question_answering(catalog: Catalog, config: GlyphsConfig) -> list[Subset]:
             "out",
             "unseen_faces",
         ),
-        subset("Domino", _domino, "pips of a domino; training has neither", "out", "unseen_symbols"),
+        subset("Domino", _domino, "dots of a domino; training never shows one", "out", "unseen_symbols"),
         subset(
             "PlayingCard",
             _playing_card,
-            "suit and rank of a card; training has neither",
+            "suit and rank of a card; training never shows one",
             "out",
             "unseen_symbols",
         ),
-        subset("ChessPiece", _chess_piece, "piece and colour; training has neither", "out", "unseen_symbols"),
+        subset("ChessPiece", _chess_piece, "piece and colour; training never shows one", "out", "unseen_symbols"),
     ]
 
 
 def _pair(path: str, question: Question) -> Pair:
-    wrong = Candidate(*text_target(question.near_miss)).item if question.near_miss else None
+    wrong = text_target(question.near_miss).item if question.near_miss else None
     query = image_query(f"Answer the question: {question.text}", path)
-    return Pair(query, text_target(question.answer), (wrong,) if wrong else (), wrong)
+    return Pair(query, text_target(question.answer, question.meaning), (wrong,) if wrong else (), wrong)
 
 
-def _asked(glyphs: Sequence[Glyph], ask: Callable[[Character], list[Question]]) -> Iterator[tuple[Glyph, Question]]:
+def _asked(glyphs: Sequence[Glyph], ask: Ask) -> Iterator[tuple[Glyph, Question]]:
     """Every question about every picture, save where two that look the same differ in the answer."""
     asked: dict[tuple[str, str], list[tuple[Glyph, Question]]] = defaultdict(list)
     for glyph in glyphs:
@@ -107,38 +116,52 @@ def _asked(glyphs: Sequence[Glyph], ask: Callable[[Character], list[Question]]) 
             yield found[0]
 
 
-def _diacritic_questions(
-    catalog: Catalog,
-) -> tuple[Callable[[Character], list[Question]], Callable[[Character], list[Question]]]:
-    """Base letter and mark, for the marks that at least eight letters carry."""
-    composed = {
-        glyph.character: glyph.character.base_and_mark for glyph in catalog.glyphs if not glyph.character.held_out
-    }
-    counts = Counter(both[1] for both in composed.values() if both)
-    known = sorted(both for both in composed.values() if both and counts[both[1]] >= 8)
+# Names of one mark in different scripts, or on letters of different shape.
+_SAME_MARKS = {"tonos": "acute", "oxia": "acute", "varia": "grave", "vrachy": "breve", "dialytika": "diaeresis"}
+_SAME_MARKS |= {"comma below": "cedilla", "prosgegrammeni": "ypogegrammeni", "slash": "stroke"}
+_LEAST_LETTERS = 8  # that a mark must stand on, to be asked for
+
+
+def _diacritic_questions(catalog: Catalog) -> tuple[Ask, Ask]:
+    """Asks for the base letter, and for the mark."""
+    letters = {glyph.character for glyph in catalog.glyphs if not glyph.character.held_out}
+    composed = [letter.base_and_mark for letter in letters if letter.base_and_mark]
+    counts = Counter(mark for _, mark in composed)
+    known = {(base, mark) for base, mark in composed if counts[mark] >= _LEAST_LETTERS}
     marks, bases = defaultdict(list), defaultdict(list)
-    for base, mark in known:
+    for base, mark in sorted(known):
         marks[base].append(mark)
         bases[mark].append(base)
 
-    def other(choices: list[str], right: str) -> str | None:
-        place = choices.index(right)
-        return choices[place - 1] if len(choices) > 1 else None
+    def base_meaning(base: str) -> Hashable:
+        number = lookup(base)
+        return base if number is None else catalog.twins.get(number, number)
+
+    def mark_meaning(mark: str) -> Hashable:
+        return re.sub("|".join(_SAME_MARKS), lambda found: _SAME_MARKS[found[0]], mark)
 
     def ask_base(character: Character) -> list[Question]:
-        both = composed.get(character)
-        if both not in known_set:
+        if character.base_and_mark not in known:
             return []
-        return [Question("Which letter carries the mark?", both[0], other(bases[both[1]], both[0]))]
+        base, mark = character.base_and_mark
+        near_miss = _neighbour(bases[mark], base, base_meaning)
+        return [Question("Which letter carries the mark?", base, near_miss, base_meaning(base))]
 
     def ask_mark(character: Character) -> list[Question]:
-        both = composed.get(character)
-        if both not in known_set:
+        if character.base_and_mark not in known:
             return []
-        return [Question("Which mark does the letter carry?", both[1], other(marks[both[0]], both[1]))]
+        base, mark = character.base_and_mark
+        near_miss = _neighbour(marks[base], mark, mark_meaning)
+        return [Question("Which mark does the letter carry?", mark, near_miss, mark_meaning(mark))]
 
-    known_set = set(known)
     return ask_base, ask_mark
+
+
+def _neighbour(choices: list[str], right: str, meaning: Callable[[str], Hashable]) -> str | None:
+    """The nearest choice in front of the right one that means something else, or None."""
+    place = choices.index(right)
+    others = [*reversed(choices[:place]), *reversed(choices[place + 1 :])]
+    return next((choice for choice in others if meaning(choice) != meaning(right)), None)
 
 
 def _braille(character: Character) -> list[Question]:
@@ -182,7 +205,8 @@ _COMPASS |= {"left right": "left and right", "up down": "up and down"}
 
 
 def _arrow(character: Character) -> list[Question]:
-    if character.kind != "arrow" or character.name.count("wards") > 1:
+    # One arrow, one direction: not "leftwards arrow over rightwards arrow".
+    if character.kind != "arrow" or re.search(r"wards .*wards| and | crossing ", character.name):
         return []
     found = [answer for words, answer in _COMPASS.items() if character.name.startswith(words + " ")]
     return [Question("Where does the arrow point?", found[0])] if found else []

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 
 from ega_jax.data.glyphs.catalog import Catalog, Glyph, Part
 from ega_jax.data.glyphs.config import GlyphsConfig
+from ega_jax.data.glyphs.faces import Face
+from ega_jax.data.glyphs.galleries import family, name_gallery, name_target, picture_gallery
 from ega_jax.data.glyphs.rows import (
     Candidate,
+    Item,
     Pair,
     Subset,
     assemble,
@@ -17,195 +20,134 @@ from ega_jax.data.glyphs.rows import (
     image_target,
     spread,
     text_query,
-    text_target,
 )
-from ega_jax.data.records import Distribution
 
-_COMMON = 6  # a character is asked by name when this many of its pictures differ: one seen once cannot be learnt
+_Pairs = Callable[[list[Glyph], random.Random, int], list[Pair]]
+_Gallery = Callable[[Sequence[Glyph], Sequence[Pair]], list[Candidate]]
 
 
 def retrieval(catalog: Catalog, config: GlyphsConfig) -> list[Subset]:
     """The retrieval subsets."""
-    common = common_characters(catalog)
-    single = _shown_alone(catalog)
-
-    def named(part: Part) -> list[Glyph]:
-        return [glyph for glyph in catalog.part(part) if glyph.character.codepoint in common]
-
-    def name_to_glyph(part: Part, rng: random.Random, count: int) -> list[Pair]:
-        return [
-            Pair(text_query(f"Find the glyph of this name: {glyph.character.name}"), image_target(glyph))
-            for glyph in spread(rng, named(part), codepoint, count)
-        ]
-
-    def glyph_to_name(part: Part, rng: random.Random, count: int) -> list[Pair]:
-        alone = [glyph for glyph in named(part) if glyph.path in single]
-        return [
-            Pair(image_query("Name the character.", glyph.path), name_target(glyph))
-            for glyph in spread(rng, alone, codepoint, count)
-        ]
-
-    def face_to_face(part: Part, rng: random.Random, count: int) -> list[Pair]:
-        return _face_to_face(catalog.part(part), rng, count)
-
-    def restyle(part: Part, rng: random.Random, count: int) -> list[Pair]:
-        return _restyle(catalog.part(part), rng, count)
-
-    def pictures(part: Part, pairs: Sequence[Pair]) -> list[Candidate]:
-        return picture_gallery(catalog, part, pairs, config.seed)
-
-    def names(part: Part, pairs: Sequence[Pair]) -> list[Candidate]:
-        return _unique([*(pair.gold for pair in pairs), *map(name_target, _filler(named(part), config.seed))])
 
     def subset(
         name: str,
-        pairs: Callable[[Part, random.Random, int], list[Pair]],
-        gallery: Callable[[Part, Sequence[Pair]], list[Candidate]],
+        make_pairs: _Pairs,
+        make_gallery: _Gallery,
+        choose: Callable[[Part], list[Glyph]],
         description: str,
         test_part: Part = "test",
     ) -> Subset:
-        distribution: Distribution = "in" if test_part == "test" else "out"
         return assemble(
-            name, "retrieval", description, config, pairs, gallery,
-            distribution=distribution, test_part=test_part, pool_size=config.pool_size,
-        )  # fmt: skip
+            name,
+            "retrieval",
+            description,
+            config,
+            lambda part, rng, count: make_pairs(choose(part), rng, count),
+            lambda part, pairs: make_gallery(choose(part), pairs),
+            distribution="in" if test_part == "test" else "out",
+            test_part=test_part,
+            pool_size=config.pool_size,
+        )
 
+    def common(part: Part) -> list[Glyph]:
+        return [glyph for glyph in catalog.part(part) if glyph.character.codepoint in catalog.common]
+
+    def unmistakable(part: Part) -> list[Glyph]:
+        return [glyph for glyph in common(part) if glyph.path not in catalog.ambiguous]
+
+    def letters(part: Part) -> list[Glyph]:
+        return [glyph for glyph in catalog.part(part) if glyph.character.script]
+
+    to_glyph = (name_to_glyph, picture_gallery, common)
+    to_name = (glyph_to_name, name_gallery, unmistakable)
+    to_face = (face_to_face, picture_gallery, letters)
+    to_style = (restyle, picture_gallery, letters)
+    faces, scripts = "in faces that training never shows", "in scripts that training never shows"
     return [
-        subset("NameToGlyph", name_to_glyph, pictures, "a character's name to its picture"),
-        subset("GlyphToName", glyph_to_name, names, "a picture to the character's name"),
-        subset(
-            "FaceToFace",
-            face_to_face,
-            pictures,
-            "a character to itself in another face; negatives: a near one",
-        ),
-        subset(
-            "Restyle",
-            restyle,
-            pictures,
-            "a glyph and a change to the changed glyph; negatives: another change",
-        ),
-        subset("NameToGlyph_UnseenFaces", name_to_glyph, pictures, "NameToGlyph in unseen faces", "unseen_faces"),
-        subset("GlyphToName_UnseenFaces", glyph_to_name, names, "GlyphToName in unseen faces", "unseen_faces"),
-        subset(
-            "FaceToFace_UnseenScripts",
-            face_to_face,
-            pictures,
-            "FaceToFace in unseen scripts",
-            "unseen_scripts",
-        ),
-        subset("Restyle_UnseenScripts", restyle, pictures, "Restyle in unseen scripts", "unseen_scripts"),
+        subset("NameToGlyph", *to_glyph, "a character's name to its picture"),
+        subset("GlyphToName", *to_name, "a picture to the character's name"),
+        subset("FaceToFace", *to_face, "a letter to itself in another face; negatives: a relative in that face"),
+        subset("Restyle", *to_style, "a letter and a change to the changed letter; negatives: another change"),
+        subset("NameToGlyph_UnseenFaces", *to_glyph, f"NameToGlyph {faces}", "unseen_faces"),
+        subset("GlyphToName_UnseenFaces", *to_name, f"GlyphToName {faces}", "unseen_faces"),
+        subset("FaceToFace_UnseenScripts", *to_face, f"FaceToFace {scripts}", "unseen_scripts"),
+        subset("Restyle_UnseenScripts", *to_style, f"Restyle {scripts}", "unseen_scripts"),
     ]
 
 
-def common_characters(catalog: Catalog) -> set[int]:
-    """Characters that training shows often enough to learn them by name."""
-    counts = Counter(glyph.character.codepoint for glyph in {g.path: g for g in catalog.part("train")}.values())
-    return {codepoint for codepoint, count in counts.items() if count >= _COMMON}
+def name_to_glyph(glyphs: list[Glyph], rng: random.Random, count: int) -> list[Pair]:
+    """Text to image."""
+    return [
+        Pair(text_query(f"Find the glyph named: {glyph.character.name}"), image_target(glyph))
+        for glyph in spread(rng, glyphs, codepoint, count)
+    ]
 
 
-def name_target(glyph: Glyph) -> Candidate:
-    """A character's name as a target; the names of its look-alikes mean the same picture."""
-    return text_target(glyph.character.name, glyph.twins)
+def glyph_to_name(glyphs: list[Glyph], rng: random.Random, count: int) -> list[Pair]:
+    """Image to text."""
+    return [
+        Pair(image_query("Name the character.", glyph.path), name_target(glyph))
+        for glyph in spread(rng, glyphs, codepoint, count)
+    ]
 
 
-def picture_gallery(catalog: Catalog, part: Part, pairs: Iterable[Pair], seed: int) -> list[Candidate]:
-    """Every gold picture, then others of the part, in an order that all subsets share: the fewer to encode."""
-    return _unique([*(pair.gold for pair in pairs), *map(image_target, _filler(catalog.part(part), seed))])
+def face_to_face(glyphs: list[Glyph], rng: random.Random, count: int) -> list[Pair]:
+    """Image to image: the same letter, drawn otherwise."""
+    drawings: dict[int, list[Glyph]] = defaultdict(list)
+    relatives: dict[tuple[Face, str | None], list[Glyph]] = defaultdict(list)
+    for glyph in glyphs:
+        drawings[codepoint(glyph)].append(glyph)
+        relatives[glyph.face, family(glyph)].append(glyph)
+        relatives[glyph.face, glyph.character.script].append(glyph)
+    couples = [
+        (query, gold) for same in drawings.values() for query in same for gold in same if query.path != gold.path
+    ]
+    pairs = []
+    for query, gold in spread(rng, couples, lambda couple: codepoint(couple[0]), count):
+        near = [other for other in relatives[gold.face, family(gold)] if other.twins != gold.twins]
+        far = [other for other in relatives[gold.face, gold.character.script] if other.twins != gold.twins]
+        negative = _item(rng.choice(near or far)) if near or far else None
+        question = image_query("Find the same character in another typeface.", query.path)
+        pairs.append(Pair(question, image_target(gold), (negative,) if negative else (), negative))
+    return pairs
 
 
-def near(glyph: Glyph) -> str:
-    """What close relatives share: the base letter, or the start of the name."""
-    both = glyph.character.base_and_mark
-    return both[0] if both else glyph.character.name.rpartition(" ")[0] or glyph.character.name
+def restyle(glyphs: list[Glyph], rng: random.Random, count: int) -> list[Pair]:
+    """Image and text to image: the same letter after one change of weight, slant or case."""
+    drawn = {_style_key(glyph): glyph for glyph in glyphs}
+    changes = [(glyph, *change) for glyph in drawn.values() for change in _changes(glyph, drawn)]
+    pairs = []
+    for query, wanted, gold in spread(rng, changes, lambda change: (change[1], change[0].character.script), count):
+        # Other changes, or none, are wrong even though they show the right letter.
+        others = [*(other for _, other in _changes(query, drawn)), query]
+        wrong = tuple(dict.fromkeys(_item(other) for other in others if other.path != gold.path))
+        question = image_query(f"Find the same letter {wanted}.", query.path)
+        pairs.append(Pair(question, image_target(gold), wrong, wrong[0]))
+    return pairs
 
 
 def codepoint(glyph: Glyph) -> int:
+    """The number of the glyph's character."""
     return glyph.character.codepoint
 
 
-def _filler(glyphs: list[Glyph], seed: int) -> list[Glyph]:
-    """Close relatives side by side, families in a shuffled order."""
-    return [glyph for family in _families(glyphs, seed) for glyph in family]
+def _item(glyph: Glyph) -> Item:
+    return image_target(glyph).item
 
 
-def _families(glyphs: list[Glyph], seed: int) -> list[list[Glyph]]:
-    families: dict[str, list[Glyph]] = defaultdict(list)
-    for glyph in glyphs:
-        families[near(glyph)].append(glyph)
-    found = list(families.values())
-    random.Random(f"{seed}/filler").shuffle(found)
-    return found
+def _style_key(glyph: Glyph) -> tuple[int | None, str, bool, bool]:
+    return codepoint(glyph), glyph.face.family, glyph.face.bold, glyph.face.italic
 
 
-def _unique(candidates: Iterable[Candidate]) -> list[Candidate]:
-    return list({candidate.item: candidate for candidate in candidates}.values())
-
-
-def _shown_alone(catalog: Catalog) -> set[str]:
-    shown: dict[str, set[int]] = defaultdict(set)
-    for glyph in catalog.glyphs:
-        shown[glyph.path].add(glyph.character.codepoint)
-    return {path for path, codepoints in shown.items() if len(codepoints) == 1}
-
-
-def _face_to_face(glyphs: list[Glyph], rng: random.Random, count: int) -> list[Pair]:
-    by_character: dict[int, list[Glyph]] = defaultdict(list)
-    relatives: dict[tuple[str, str], list[Glyph]] = defaultdict(list)
-    for glyph in glyphs:
-        if glyph.character.script:
-            by_character[glyph.character.codepoint].append(glyph)
-            relatives[near(glyph), glyph.face.name].append(glyph)
-    both = [
-        (query, gold) for same in by_character.values() for query in same for gold in same if query.path != gold.path
-    ]
-    pairs = []
-    for query, gold in spread(rng, both, lambda one: one[0].character.codepoint, count):
-        wrong = [other for other in relatives[near(gold), gold.face.name] if other.twins != gold.twins]
-        negative = image_target(rng.choice(wrong)).item if wrong else None
-        pairs.append(
-            Pair(
-                image_query("Find the same character in another typeface.", query.path),
-                image_target(gold),
-                (negative,) if negative else (),
-                negative,
-            )
-        )
-    return pairs
-
-
-def _restyle(glyphs: list[Glyph], rng: random.Random, count: int) -> list[Pair]:
-    drawn = {
-        (g.character.codepoint, g.face.family, g.face.bold, g.face.italic): g for g in glyphs if g.character.script
-    }
-    changes = [(glyph, *change) for glyph in drawn.values() for change in _changes(glyph, drawn)]
-    pairs = []
-    for query, wanted, gold in spread(rng, changes, lambda one: (one[1], one[0].twins % 64), count):
-        hard = [other for _, other in _changes(query, drawn) if other.path not in (gold.path, query.path)]
-        wrong = tuple(dict.fromkeys(image_target(other).item for other in hard))
-        pairs.append(
-            Pair(
-                image_query(f"Find the same letter {wanted}.", query.path),
-                image_target(gold),
-                wrong,
-                wrong[0] if wrong else None,
-            )
-        )
-    return pairs
-
-
-def _changes(glyph: Glyph, drawn: dict[tuple[int, str, bool, bool], Glyph]) -> Iterator[tuple[str, Glyph]]:
-    """What can be asked of a letter in one word, and the glyph that results."""
-    face, codepoint = glyph.face, glyph.character.codepoint
-    case = glyph.character.other_case
-    options: list[tuple[str, tuple[int | None, str, bool, bool]]] = [
-        ("in light weight" if face.bold else "in bold", (codepoint, face.family, not face.bold, face.italic)),
-        ("upright" if face.italic else "in italics", (codepoint, face.family, face.bold, not face.italic)),
-        (
-            "in capitals" if glyph.character.kind == "small letter" else "in lower case",
-            (case, face.family, face.bold, face.italic),
-        ),
-    ]
+def _changes(glyph: Glyph, drawn: dict[tuple[int | None, str, bool, bool], Glyph]) -> Iterator[tuple[str, Glyph]]:
+    """What can be asked of a letter in a word or two, and the glyph that results."""
+    number, name, bold, italic = _style_key(glyph)
+    case = "in capitals" if glyph.character.kind == "small letter" else "in lower case"
+    options = (
+        ("in light weight" if bold else "in bold", (number, name, not bold, italic)),
+        ("upright" if italic else "in italics", (number, name, bold, not italic)),
+        (case, (glyph.character.other_case, name, bold, italic)),
+    )
     for wanted, key in options:
-        if (found := drawn.get(key)) is not None and found.path != glyph.path:  # type: ignore[arg-type]
+        if (found := drawn.get(key)) is not None and found.path != glyph.path:
             yield wanted, found

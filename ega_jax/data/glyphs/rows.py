@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import random
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ega_jax.data.glyphs.catalog import Glyph, Part
 from ega_jax.data.glyphs.config import GlyphsConfig
 from ega_jax.data.records import IMAGE_TOKEN, Distribution, MetaTask
 
 T = TypeVar("T")
+_NOTHING: Any = object()
 
 
 class Item(NamedTuple):
@@ -91,15 +93,21 @@ def spread(rng: random.Random, items: Iterable[T], group: Callable[[T], Hashable
 
     A group gives its items in the order that they came in, but groups and the outcome are shuffled.
     """
+    chosen = in_turn(items, group, rng)[:count]
+    rng.shuffle(chosen)
+    return chosen
+
+
+def in_turn(items: Iterable[T], group: Callable[[T], Hashable], rng: random.Random | None = None) -> list[T]:
+    """All items: each group's first, then each group's second, and so on; groups as they came, or shuffled."""
     groups: dict[Hashable, list[T]] = collections.defaultdict(list)
     for item in items:
         groups[group(item)].append(item)
     members = list(groups.values())
-    rng.shuffle(members)
-    rounds = range(max(map(len, members), default=0))
-    chosen = [each[turn] for turn in rounds for each in members if turn < len(each)][:count]
-    rng.shuffle(chosen)
-    return chosen
+    if rng:
+        rng.shuffle(members)
+    rounds = itertools.zip_longest(*members, fillvalue=_NOTHING)
+    return [item for turn in rounds for item in turn if item is not _NOTHING]
 
 
 def with_pools(pairs: Sequence[Pair], gallery: Sequence[Candidate], size: int) -> list[EvalRow]:
