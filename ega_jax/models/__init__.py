@@ -1,7 +1,7 @@
 """Embedding models in Flax NNX.
 
-    model = ega_jax.models.load("path/of/a/model")          # or build("llava_onevision_tiny",
-    rngs=nnx.Rngs(0)) vectors = model.embed(inputs)                           # (B, D) float32, unit rows
+    model = ega_jax.models.load("path/of/a/model")      # or build("llava_onevision_tiny", rngs=nnx.Rngs(0))
+    vectors = model.embed(inputs)                       # (B, D) float32, unit rows
 
 Modules load when first named: the host-side parts (`anyres`) do not import JAX.
 """

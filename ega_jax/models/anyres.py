@@ -1,5 +1,4 @@
-"""AnyRes on the host: a picture of any size becomes uint8 tiles and a table that says which feature each
-token is.
+"""AnyRes on the host: a picture of any size becomes uint8 tiles and a table of which feature each token is.
 
 The rules are those of LLaVA-OneVision (arXiv 2408.03326) as transformers 5 carries them out, bit for bit.
 Numpy and PIL alone; nothing here touches a device.
@@ -43,8 +42,7 @@ class AnyresConfig:
       tile_size: side of a tile, pixels.
       grid_size: features along a side of a tile.
       pinpoints: the resolutions to choose from, (height, width) in pixels, multiples of `tile_size`.
-      max_patches: the N of `anyres_max_N`: above about N tiles' worth of features, a picture's features are
-        resized.
+      max_patches: the N of `anyres_max_N`: above about N tiles' worth of features, a picture's features are resized.
       mean, std: normalisation of pixel values in [0, 1], per colour.
       base_only: the base tile alone and a newline: the cheap resolution.
       max_tiles: leave out resolutions of more tiles than this (the base tile not counted).
@@ -67,8 +65,8 @@ class AnyresConfig:
                 )
         if not self.resolutions:
             raise BadInputError(
-                f"max_tiles={self.max_tiles} leaves none of {len(self.pinpoints)} image_grid_pinpoints: "
-                f"raise it, or set base_only"
+                f"max_tiles={self.max_tiles} leaves none of {len(self.pinpoints)} image_grid_pinpoints: raise it, "
+                "or set base_only"
             )
 
     @functools.cached_property
@@ -89,8 +87,7 @@ class ImagePlan(NamedTuple):
     Attributes:
       resolution: (height, width) in pixels of the tiles beside the base; None if there is only the base tile.
       crop: (top, bottom, left, right) in features: what unpadding keeps of the tiles' features.
-      pooled: (rows, columns) of the features that remain, newlines not counted; (0, 0) if there is only the
-        base tile.
+      pooled: (rows, columns) of the features that remain, newlines not counted; (0, 0) with only the base tile.
       tiles: number of tiles, the base included.
       tokens: number of visual tokens, newlines included.
     """
@@ -162,9 +159,7 @@ def token_sources(sizes: Sequence[Size], config: AnyresConfig) -> TokenSources:
 
 
 def video_token_sources(num_frames: int, config: AnyresConfig) -> TokenSources:
-    """Tables of a video: one tile a frame, its features halved bilinearly (rounding up), one newline at the
-    very end.
-    """
+    """Tables of a video: a tile a frame, its features halved bilinearly (rounding up), one newline at the very end."""
     side = math.ceil(config.grid_size / 2)
     grid = np.arange(config.features_per_tile).reshape(config.grid_size, config.grid_size)
     frames = [_bilinear(1 + t * config.features_per_tile + grid, (side, side)) for t in range(num_frames)]
@@ -241,12 +236,12 @@ def _image_sources(plan: ImagePlan, config: AnyresConfig, first_tile: int) -> tu
         weight = np.ones(index.shape, np.float32)
     else:
         index, weight = _bilinear(features, plan.pooled)
-    newlines = np.zeros((len(index), 1, index.shape[-1]), np.int64)
-    newline_weights = np.zeros(newlines.shape, np.float32)
-    newline_weights[..., 0] = 1
-    index = np.concatenate([index, newlines], 1).reshape(-1, index.shape[-1])
-    weight = np.concatenate([weight, newline_weights], 1).reshape(index.shape)
-    return _concatenate([base, (index, weight)])
+    # A newline at the end of each row: feature 0, with weight 1 on the first tap.
+    taps = index.shape[-1]
+    index = np.pad(index, ((0, 0), (0, 1), (0, 0)))
+    weight = np.pad(weight, ((0, 0), (0, 1), (0, 0)))
+    weight[:, -1, 0] = 1
+    return _concatenate([base, (index.reshape(-1, taps), weight.reshape(-1, taps))])
 
 
 def _bilinear(features: np.ndarray, shape: Size) -> tuple[np.ndarray, np.ndarray]:

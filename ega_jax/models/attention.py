@@ -61,14 +61,18 @@ def _xla_attention(
     v: Float[Array, "B S K d"],
     mask: Bool[Array, "#B #T S"] | None,
 ) -> Float[Array, "B T H d"]:
-    batch, num_queries, num_heads, head_dim = q.shape
+    batch, num_queries, _, head_dim = q.shape
     num_key_heads = k.shape[2]
-    grouped = q.reshape(batch, num_queries, num_key_heads, num_heads // num_key_heads, head_dim)
-    logits = jnp.einsum("btkgd,bskd->bkgts", grouped, k, preferred_element_type=jnp.float32)
-    logits = logits * (1 / math.sqrt(head_dim))
+    # A key head's group of query heads is laid out as more queries: plain batched matmuls, which XLA's CPU backend
+    # runs up to twice as fast as contractions with a group axis.
+    grouped = q.reshape(batch, num_queries, num_key_heads, -1, head_dim).transpose(0, 2, 3, 1, 4)
+    rows = grouped.reshape(batch, num_key_heads, -1, head_dim)
+    logits = jnp.einsum("bknd,bskd->bkns", rows, k, preferred_element_type=jnp.float32) * (1 / math.sqrt(head_dim))
     if mask is not None:
-        # The lowest finite number, not -inf: a fully masked (padding) row must not become NaN and poison
-        # gradients.
+        # The lowest finite number, not -inf: a fully masked (padding) row must not become NaN and poison gradients.
+        logits = logits.reshape(*grouped.shape[:4], -1)
         logits = jnp.where(mask[:, None, None], logits, jnp.finfo(jnp.float32).min)
+        logits = logits.reshape(*rows.shape[:3], -1)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgts,bskd->btkgd", weights, v).reshape(q.shape)
+    mixed = jnp.einsum("bkns,bskd->bknd", weights, v).reshape(grouped.shape)
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(q.shape)

@@ -1,8 +1,8 @@
 """The parts that every tower is made of.
 
-Parameters are float32 and carry the logical names of their axes as plain metadata (`nnx.Param(value,
-axes=...)`); `logical_axes` reads them back. How the arithmetic is carried out is one setting, `Compute`, that
-changes no result beyond rounding.
+Parameters are float32 and carry the logical names of their axes as plain metadata (`nnx.Param(value, axes=...)`);
+`logical_axes` reads them back. How the arithmetic is carried out is one setting, `Compute`, that changes no result
+beyond rounding.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+
+from ega_jax.errors import BadInputError
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -39,6 +42,9 @@ class Compute:
       remat: what a layer's backward pass recomputes: "full" everything but the layer's input, "dots"
         everything but matmuls with parameters, "none" nothing.
       attention: the backend of `ega_jax.models.attention.attention`.
+
+    Raises:
+      BadInputError: a value that is none of these.
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -47,9 +53,9 @@ class Compute:
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"compute dtype {self.dtype!r}: choose 'float32' or 'bfloat16'")
+            raise BadInputError(f"compute dtype {self.dtype!r}: choose 'float32' or 'bfloat16'")
         if self.remat != "none" and self.remat not in _REMAT_POLICIES:
-            raise ValueError(f"remat {self.remat!r}: choose 'none', 'full' or 'dots'")
+            raise BadInputError(f"remat {self.remat!r}: choose 'none', 'full' or 'dots'")
 
 
 DEFAULT_COMPUTE = Compute()
@@ -102,9 +108,7 @@ class LayerNorm(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """x / sqrt(mean(x²) + eps) * scale, in float32; the result has the dtype of x unless another is asked
-    for.
-    """
+    """x / sqrt(mean(x²) + eps) * scale, in float32; the result has the dtype of x unless another is asked for."""
 
     def __init__(self, features: int, *, eps: float, axes: Axes) -> None:
         self.scale = nnx.Param(jnp.ones(features), axes=axes)
@@ -125,8 +129,7 @@ class Embed(nnx.Module):
         self.dtype = compute.dtype
 
     def __call__(self, ids: Int[Array, "*B"]) -> Float[Array, "*B D"]:
-        # Gather, then cast: the gradient then adds up in float32, where bfloat16 would lose a frequent
-        # token's.
+        # Gather, then cast: the gradient then adds up in float32, where bfloat16 would lose a frequent token's.
         return self.embedding[...][ids].astype(self.dtype)
 
 
@@ -134,7 +137,7 @@ def rotary_angles(
     positions: Int[Array, "B T"], head_dim: int, theta: float
 ) -> tuple[Float[Array, "B T half"], Float[Array, "B T half"]]:
     """Cosine and sine of position * theta^(-2i / head_dim), i < head_dim / 2, float32 (arXiv 2104.09864)."""
-    frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    frequencies = np.float32(theta ** (-np.arange(0, head_dim, 2) / head_dim))
     angles = positions[..., None].astype(jnp.float32) * frequencies
     return jnp.cos(angles), jnp.sin(angles)
 
@@ -179,8 +182,7 @@ class Stack(nnx.Module):
 
 
 def logical_axes(state: Any) -> Any:
-    """The logical axis names of each variable of a state (or module): same structure, a tuple of names per
-    variable.
+    """The logical axis names of each variable of a state: same structure, a tuple of names per variable.
 
     A stacked parameter has one axis more than its own names: the leading "layers".
 

@@ -73,8 +73,7 @@ class LlavaOnevision(nnx.Module):
     def feature_table(self, features: Float[Array, "S P D"]) -> Float[Array, "rows D"]:
         """[newline, tile 0's features, tile 1's, ...], what `visual_index` counts.
 
-        Float32, so that the gradient of a row that thousands of tokens share (the newline) adds up without
-        loss.
+        Float32, so that the gradient of a row that thousands of tokens share (the newline) adds up without loss.
         """
         flat = features.reshape(-1, features.shape[-1]).astype(jnp.float32)
         return jnp.concatenate([self.image_newline[...][None], flat])

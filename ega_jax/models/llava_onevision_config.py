@@ -47,12 +47,12 @@ class LlavaOnevisionConfig:
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None) -> LlavaOnevisionConfig:
-        """Reads a published `config.json` (of transformers 4.45 to 5) and, if there is one,
-        `preprocessor_config.json`.
+        """Reads a published `config.json`, of transformers 4.45 to 5.
 
         Args:
-          hf: the parsed config. Fields that a config leaves out have the defaults of its transformers class.
-          preprocessor: the parsed preprocessor config: mean and standard deviation of pixels; 0.5 without it.
+          hf: the parsed file. Fields that it leaves out have the defaults of their transformers class.
+          preprocessor: the parsed `preprocessor_config.json`, where pixels' mean and standard deviation stand; without
+            it they are 0.5, as published.
 
         Raises:
           BadInputError: a setting that is not carried out here, by name.
@@ -64,8 +64,6 @@ class LlavaOnevisionConfig:
         _expect(hf, "vision_feature_layer", -1)
         _expect(hf, "multimodal_projector_bias", True)
         _expect(hf, "use_image_newline_parameter", True)
-        for name, value in (("do_rescale", True), ("do_normalize", True), ("resample", 3)):
-            _expect(preprocessor or {}, name, value, file="preprocessor_config.json")
         vision = _vision_from_hf(hf.get("vision_config") or _SO400M)
         ratio = re.fullmatch(r"anyres_max_(\d+)", hf.get("vision_aspect_ratio", "anyres_max_9"))
         if ratio is None:
@@ -77,8 +75,7 @@ class LlavaOnevisionConfig:
             grid_size=vision.grid_size,
             pinpoints=_pinpoints(hf.get("image_grid_pinpoints"), vision.image_size),
             max_patches=int(ratio[1]),
-            mean=_colours(preprocessor or {}, "image_mean"),
-            std=_colours(preprocessor or {}, "image_std"),
+            **_normalisation(preprocessor or {}, vision.image_size),
         )
         text = dict(hf.get("text_config", {}))
         text["tie_word_embeddings"] = text.get("tie_word_embeddings", False) or hf.get("tie_word_embeddings", False)
@@ -204,10 +201,18 @@ def _pinpoints(published: list[list[int]] | None, tile_size: int) -> tuple[tuple
     return tuple((height, width) for height, width in published)
 
 
-def _colours(preprocessor: Mapping[str, Any], name: str) -> tuple[float, float, float]:
-    """A number per colour; 0.5, as published, where nothing is said."""
-    red, green, blue = preprocessor.get(name, (0.5, 0.5, 0.5))
-    return red, green, blue
+def _normalisation(preprocessor: Mapping[str, Any], tile_size: int) -> dict[str, Any]:
+    """Mean and standard deviation per colour; 0.5, as published, where nothing is said."""
+    for name, value in (
+        ("do_rescale", True),
+        ("do_normalize", True),
+        ("rescale_factor", 1 / 255),
+        ("resample", 3),
+        ("size", {"height": tile_size, "width": tile_size}),
+    ):
+        _expect(preprocessor, name, value, file="preprocessor_config.json")
+    mean, std = (preprocessor.get(name, (0.5, 0.5, 0.5)) for name in ("image_mean", "image_std"))
+    return {"mean": tuple(mean), "std": tuple(std)}
 
 
 def _expect(hf: Mapping[str, Any], name: str, value: Any, *, file: str = "config.json", where: str = "") -> None:

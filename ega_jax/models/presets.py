@@ -72,14 +72,12 @@ def load_config(model_dir: str | Path) -> LlavaOnevisionConfig:
 
 
 def save(model: LlavaOnevision, model_dir: str | Path, *, passthrough: str | Path | None = None) -> None:
-    """Writes a model directory that `load` and transformers read: config, preprocessor config, float32
-    weights.
+    """Writes a model directory that `load` and transformers read: config, preprocessor config, float32 weights.
 
     Args:
       model: with its weights in this process.
       model_dir: made if absent; must hold no weights yet.
-      passthrough: a model directory from which published tensors that the model itself does not hold are
-        copied.
+      passthrough: a model directory from which published tensors that the model itself does not hold are copied.
 
     Raises:
       BadInputError: there are weights already, or none at `passthrough`.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import jax
 from flax import nnx
 
+from ega_jax.errors import BadInputError
 from ega_jax.models.attention import attention
 from ega_jax.models.layers import Compute, Embed, Linear, RMSNorm, Stack, rotary_angles, rotate
 
@@ -42,6 +43,18 @@ class Qwen2Config:
     rms_norm_eps: float = 1e-6
     max_position_embeddings: int = 32768
     tie_word_embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise BadInputError(
+                f"text hidden_size={self.hidden_size} is not an even number for each of "
+                f"num_attention_heads={self.num_attention_heads}"
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise BadInputError(
+                f"text num_key_value_heads={self.num_key_value_heads} does not divide "
+                f"num_attention_heads={self.num_attention_heads}"
+            )
 
     @property
     def head_dim(self) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import jax
 from flax import nnx
 
+from ega_jax.errors import BadInputError
 from ega_jax.models.attention import attention
 from ega_jax.models.layers import Compute, LayerNorm, Linear, Stack
 
@@ -32,6 +33,14 @@ class SiglipConfig:
     image_size: int
     patch_size: int
     layer_norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise BadInputError(
+                f"vision num_attention_heads={self.num_attention_heads} does not divide hidden_size={self.hidden_size}"
+            )
+        if not 0 < self.patch_size <= self.image_size:
+            raise BadInputError(f"vision patch_size={self.patch_size} does not fit image_size={self.image_size}")
 
     @property
     def grid_size(self) -> int:

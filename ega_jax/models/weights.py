@@ -72,9 +72,8 @@ def load_weights(model: LlavaOnevision, model_dir: str | Path) -> None:
     """Reads every parameter of `model` from the safetensors files of a directory, in place; adapters stay as they are.
 
     Args:
-      model: concrete or abstract (`flax.nnx.eval_shape`). A parameter keeps its dtype and, if its value (an
-        array or a `ShapeDtypeStruct`) has a sharding, that: each device then gets its own slices of the
-        files.
+      model: concrete or abstract (`flax.nnx.eval_shape`). A parameter keeps its dtype and, if its value (an array or
+        a `ShapeDtypeStruct`) has a sharding, that: each device then gets its own slices of the files.
       model_dir: holds `model.safetensors`, or shards with `model.safetensors.index.json`, in any of the name
         layouts that transformers 4.45 to 5 write.
 
@@ -240,25 +239,26 @@ def _to_published(flat: Mapping[ParamPath, jax.Array], slot: _Slot) -> np.ndarra
 
 
 def _read_parameter(like: Any, slots: list[_Slot], tensors: Mapping[str, _Tensor]) -> jax.Array:
-    """One parameter from its tensor, or from those of its layers; slices that several devices share are read
-    once.
-    """
+    """One parameter from its tensor, or from those of its layers; what several devices share is read once."""
     read: dict[Any, np.ndarray] = {}
 
     def from_slot(slot: _Slot, index: tuple[slice, ...]) -> np.ndarray:
         tensor = tensors[slot.name]
         try:
-            return _from_published(slot.path, tensor, index).astype(like.dtype)
+            return _from_published(slot.path, tensor, index)
         except (SafetensorError, OSError) as error:
             raise BadInputError(f"{tensor.file}: unreadable ({error}); fetch it again") from error
 
     def from_index(index: Any) -> np.ndarray:
         key = tuple((part.start, part.stop) for part in index)
         if key not in read:
+            lengths = (len(range(*part.indices(size))) for part, size in zip(index, like.shape, strict=True))
+            value = read[key] = np.empty(tuple(lengths), like.dtype)
             if slots[0].layer is None:
-                read[key] = from_slot(slots[0], index)
+                value[...] = from_slot(slots[0], index)
             else:
-                read[key] = np.stack([from_slot(slot, index[1:]) for slot in slots[index[0]]])
+                for layer, slot in zip(value, slots[index[0]], strict=True):
+                    layer[...] = from_slot(slot, index[1:])
         return read[key]
 
     sharding = getattr(like, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -133,7 +133,8 @@ def test_settings_that_are_not_carried_out_are_refused_by_name(path, value):
 
 
 def test_preprocessor_settings_that_are_not_carried_out_are_refused():
-    for name, value in (("do_normalize", False), ("resample", 2), ("do_rescale", False)):
+    size = {"height": 336, "width": 336}
+    for name, value in (("do_normalize", False), ("resample", 2), ("rescale_factor", 1.0), ("size", size)):
         with pytest.raises(BadInputError, match=f"preprocessor_config.json: {name}"):
             LlavaOnevisionConfig.from_hf(PUBLISHED_7B, {name: value})
 
@@ -144,6 +145,20 @@ def test_model_directory_faults(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(BadInputError, match="not valid JSON"):
         ega_jax.models.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("text_config.num_attention_heads", 27),
+        ("text_config.num_key_value_heads", 5),
+        ("vision_config.num_attention_heads", 7),
+        ("vision_config.patch_size", 500),
+    ],
+)
+def test_sizes_that_do_not_go_together_are_named(path, value):
+    with pytest.raises(BadInputError, match=f"{path.partition('.')[2]}={value}"):
+        LlavaOnevisionConfig.from_hf(changed(path, value))
 
 
 def test_unknown_preset():
