@@ -195,3 +195,19 @@ def test_kernels_have_unit_gain():
     x = jax.random.normal(jax.random.key(1), (64, 256))
     linear = Linear(256, 700, axes=("embed", "mlp"), compute=Compute(), rngs=nnx.Rngs(0))
     np.testing.assert_allclose(linear(x).std(), 1, atol=0.03)
+
+
+def test_attention_over_a_mesh_needs_no_communication():
+    """Rows split over one mesh axis and heads over another: each device computes its own, backwards too."""
+    mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    place = jax.NamedSharding(mesh, jax.P("data", None, "tensor"))
+    q, k, v = (jax.ShapeDtypeStruct((8, 5, heads, 4), jnp.float32, sharding=place) for heads in (4, 2, 2))
+    mask = jax.ShapeDtypeStruct((8, 5), bool, sharding=jax.NamedSharding(mesh, jax.P("data")))
+
+    def run(q, k, v, mask, cotangent):
+        mixed, pull = jax.vjp(lambda *qkv: attention(*qkv, causal=True, key_mask=mask), q, k, v)
+        return mixed, pull(cotangent)
+
+    program = jax.jit(run, out_shardings=place).lower(q, k, v, mask, q).compile().as_text()
+    collectives = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
+    assert not [name for name in collectives if name in program]
