@@ -18,6 +18,7 @@ from ega_jax.data.index import SideIndex, SubsetIndex, index_subset
 from ega_jax.data.mixture import Mixture
 from ega_jax.data.processor import Example, Processor
 from ega_jax.data.records import BadRecordError, TrainRecord
+from ega_jax.errors import BadInputError
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int32
@@ -239,11 +240,11 @@ def global_groups(devices: int, batch_size: int, chunk_size: int | None) -> int:
     """Into how many groups a global batch is cut: one a device, or as many as chunks of `chunk_size` rows need.
 
     Raises:
-      ValueError: the batch or a device's share does not divide.
+      BadInputError: the batch or a device's share does not divide.
     """
     if batch_size % devices:
-        raise ValueError(f"data.batch_size {batch_size} does not divide over {devices} devices")
+        raise BadInputError(f"data.batch_size {batch_size} does not divide over {devices} devices")
     share = batch_size // devices
     if chunk_size is not None and share % chunk_size:
-        raise ValueError(f"data.chunk_size {chunk_size} does not divide a device's {share} rows")
+        raise BadInputError(f"data.chunk_size {chunk_size} does not divide a device's {share} rows")
     return devices * (1 if chunk_size is None else share // chunk_size)

@@ -1,0 +1,146 @@
+"""Batches are pure, complete, laid out as the loss expects them, and resumable."""
+
+import grain
+import jax
+import numpy as np
+import pytest
+
+from ega_jax.data.buckets import Bucket, Buckets
+from ega_jax.data.mmeb import find_subsets, read_train
+from ega_jax.data.pipeline import TrainingBatches, global_groups, prefetched
+from ega_jax.data.processor import Processor
+from ega_jax.data.records import BadRecordError
+from ega_jax.data.tokenizer import train_tokenizer
+from ega_jax.errors import BadInputError
+from ega_jax.models import PRESETS
+
+from ..colours import write_colours
+from ..micro import config
+
+BUCKETS = Buckets(config.data.token_buckets, config.data.tile_buckets)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return write_colours(tmp_path_factory.mktemp("colours") / "data")
+
+
+@pytest.fixture(scope="module")
+def subsets(directory):
+    return [read_train(directory, info.name) for info in find_subsets(directory, "train")]
+
+
+@pytest.fixture(scope="module")
+def processor(subsets):
+    texts = [record.query.text for subset in subsets for record in subset]
+    return Processor(PRESETS["micro"].image, train_tokenizer(texts, 280), max_tokens=BUCKETS.tokens[-1])
+
+
+def batches(subsets, processor, **changes):
+    options = {"steps": 24, "batch_size": 16, "sub_batch_size": 8, "seed": 1} | changes
+    return TrainingBatches(subsets, processor, BUCKETS, **options)
+
+
+def with_negatives(source):
+    """A step whose rows carry explicit negatives."""
+    return next(step for step in range(len(source)) if source.plan(step).negatives)
+
+
+def test_a_batch_is_a_pure_function_of_the_step(subsets, processor):
+    first, second = batches(subsets, processor), batches(subsets, processor)
+    order = list(range(12))
+    ahead = {step: first[step] for step in order}
+    for step in reversed(order):
+        jax.tree.map(np.testing.assert_array_equal, ahead[step], second[step])
+
+
+def test_processes_prepare_contiguous_parts_of_one_global_batch(subsets, processor):
+    whole = batches(subsets, processor, groups=4)
+    parts = [batches(subsets, processor, groups=4, process_index=i, process_count=2) for i in range(2)]
+    for step in (0, with_negatives(whole)):
+        for side in ("queries", "targets"):
+            for name, array in whole[step][side].items():
+                joined = np.concatenate([part[step][side][name] for part in parts])
+                np.testing.assert_array_equal(array, joined)
+        for name in ("query_ids", "target_ids", "positives", "target_mask"):
+            for part in parts:
+                np.testing.assert_array_equal(whole[step][name], part[step][name])
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_positives_and_negatives_stand_where_the_labels_say(subsets, processor, groups):
+    source = batches(subsets, processor, groups=groups)
+    step = with_negatives(source)
+    plan, batch, rows = source.plan(step), source[step], source._mixture(step)
+    flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in batch["targets"].items() if name != "tiles"}
+    assert len(flat["input_ids"]) == len(plan.target_mask) == 16 * (1 + plan.negatives)
+    decoded = flat["input_ids"]
+    records = [subsets[s][r] for s, r in zip(rows.subset.tolist(), rows.row.tolist(), strict=True)]
+    for row, record in enumerate(records):
+        expected = processor.prepare(record.positive).input_ids
+        np.testing.assert_array_equal(decoded[plan.positives[row]][: len(expected)], expected)
+    real = sum(len(record.negatives) for record in records)
+    assert real > 0
+    assert plan.target_mask.sum() == 16 + real
+    assert plan.target_mask[plan.positives].all()
+
+
+def test_rows_with_one_right_answer_are_not_negatives_of_each_other(subsets, processor):
+    source = batches(subsets, processor)
+    name = next(i for i, subset in enumerate(subsets) if subset.info.name == "Name")
+    step = next(step for step in range(24) if name in source._mixture(step).subset)
+    plan, rows = source.plan(step), source._mixture(step)
+    texts = [subsets[s][r].positive.text for s, r in zip(rows.subset.tolist(), rows.row.tolist(), strict=True)]
+    same_text = np.equal.outer(texts, texts)
+    same_id = np.equal.outer(plan.query_ids, plan.target_ids[plan.positives])
+    assert same_text.sum() > len(texts), "the batch must hold duplicates for this to test anything"
+    np.testing.assert_array_equal(same_id, same_text)
+
+
+def test_buckets_hold_their_rows_and_come_from_the_list(subsets, processor):
+    source = batches(subsets, processor, groups=4)
+    for step in range(12):
+        plan, batch = source.plan(step), source[step]
+        for bucket, side in ((plan.query_bucket, "queries"), (plan.target_bucket, "targets")):
+            groups, rows, length = batch[side]["input_ids"].shape
+            assert (length, batch[side]["tiles"].shape[1]) == (bucket.tokens, rows * bucket.tiles)
+            assert bucket.tokens in BUCKETS.tokens
+            assert bucket.tiles in BUCKETS.tiles
+            assert groups == 4
+            assert batch[side]["attention_mask"].any(-1).all()
+
+
+def test_grain_restores_the_iterator_exactly(subsets, processor):
+    dataset = prefetched(batches(subsets, processor, steps=8), threads=3, prefetch=4)
+    grain.experimental.assert_equal_output_after_checkpoint(dataset)
+
+
+def test_a_picture_that_breaks_later_names_its_row(directory, tmp_path):
+    broken = write_colours(tmp_path / "data", rows=8)
+    subset = read_train(broken, "Find")
+    path = broken / "images" / subset[3].positive.images[0].name
+    processor = Processor(PRESETS["micro"].image, train_tokenizer(["Find"], 280), max_tokens=128)
+    source = TrainingBatches([subset], processor, BUCKETS, steps=2, batch_size=8, sub_batch_size=8, seed=0)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(BadRecordError, match=r"original\.jsonl, row 3, field 'pos_image_path'.*" + path.name):
+        source[0]
+
+
+def test_bucket_fit():
+    buckets = Buckets((8, 16), (0, 2, 4))
+    lengths = np.array([3, 9, 2, 8])
+    assert buckets.fit(lengths, np.array([0, 0, 0, 0])) == Bucket(16, 0)
+    assert buckets.fit(lengths[[0, 2]], np.array([0, 3])) == Bucket(8, 2)
+    assert buckets.fit(lengths, np.array([0, 0, 4, 3]), groups=2) == Bucket(16, 4), "the fullest group decides"
+    assert buckets.fit(np.array([99]), np.array([0])) == Bucket(16, 0), "too long a text is cut, not refused"
+    with pytest.raises(BadInputError, match=r"5 image tiles.*tile_buckets"):
+        buckets.fit(lengths, np.array([5, 5, 5, 5]))
+
+
+def test_global_groups():
+    assert global_groups(8, 64, None) == 8
+    assert global_groups(8, 64, 4) == 16
+    with pytest.raises(BadInputError, match="does not divide over 3 devices"):
+        global_groups(3, 64, None)
+    with pytest.raises(BadInputError, match="chunk_size 5"):
+        global_groups(8, 64, 5)

@@ -1,0 +1,96 @@
+"""What the processor lays out is what the model reads: a side's embedding does not depend on its batch."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from ega_jax.data.buckets import Bucket
+from ega_jax.data.processor import Processor
+from ega_jax.data.records import Side
+from ega_jax.data.tokenizer import train_tokenizer
+from ega_jax.models import PRESETS, build
+
+from .. import micro  # noqa: F401  (registers the preset)
+
+TOKEN = "<|image_1|>\n"
+
+
+def picture(width, height, seed):
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(noise)
+
+
+SIDES = [
+    Side("a plain text"),
+    Side(TOKEN + "a wide one", (picture(60, 20, 0),)),
+    Side(TOKEN + "a tall one, with quite some more text to it than the others have", (picture(15, 47, 1),)),
+    Side("<|image_1|>\n<|image_2|>\ntwo of them", (picture(33, 30, 2), picture(9, 12, 3))),
+    Side("x"),
+    Side(TOKEN + "a square", (picture(31, 32, 4),)),
+]
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return Processor(PRESETS["micro"].image, train_tokenizer(["words " * 3], 280), max_tokens=128)
+
+
+@pytest.fixture(scope="module")
+def model(processor):
+    tokenizer = processor._tokenizer
+    sized = PRESETS["micro"].with_vocabulary(
+        tokenizer.vocab_size, image_token_id=tokenizer.image_id, video_token_id=tokenizer.video_id
+    )
+    return build(sized, rngs=nnx.Rngs(0))
+
+
+def embed(model, inputs):
+    return np.asarray(jax.vmap(model.embed)(inputs)).reshape(-1, model.config.text.hidden_size)
+
+
+def test_embeddings_do_not_depend_on_neighbours_padding_or_groups(processor, model):
+    examples = [processor.prepare(side) for side in SIDES]
+    alone = np.concatenate([embed(model, processor.collate([e], Bucket(128, 5), 1)) for e in examples])
+    assert np.abs(np.subtract.outer(alone, alone)).max() > 0.1, "the sides must differ"
+    for order, bucket, groups in [
+        ([0, 1, 2, 3, 4, 5], Bucket(128, 5), 1),
+        ([5, 3, 1, 0, 2, 4], Bucket(128, 5), 2),
+        ([2, 4, 0, 5, 1, 3], Bucket(128, 6), 3),
+    ]:
+        together = embed(model, processor.collate([examples[i] for i in order], bucket, groups))
+        np.testing.assert_allclose(together, alone[order], atol=2e-6)
+
+
+def test_an_empty_row_is_finite_and_changes_nothing(processor, model):
+    examples = [processor.prepare(side) for side in SIDES[:3]]
+    padded = embed(model, processor.collate([*examples, None], Bucket(128, 5), 1))
+    np.testing.assert_allclose(padded[:3], embed(model, processor.collate(examples, Bucket(128, 5), 1)), atol=2e-6)
+    assert np.isfinite(padded).all()
+
+
+def test_measure_foretells_prepare(processor):
+    sizes = processor.measure(SIDES)
+    examples = [processor.prepare(side) for side in SIDES]
+    assert sizes.tokens.tolist() == [len(example.input_ids) for example in examples]
+    assert sizes.tiles.tolist() == [len(example.tiles) for example in examples]
+    assert sizes.tiles.tolist() == [0, 3, 3, 2, 0, 5]
+
+
+def test_refuses_what_does_not_fit(processor):
+    examples = [processor.prepare(side) for side in SIDES]
+    with pytest.raises(ValueError, match="do not fit"):
+        processor.collate(examples, Bucket(16, 5), 1)
+    with pytest.raises(ValueError, match="do not fit"):
+        processor.collate(examples, Bucket(128, 1), 1)
+
+
+def test_long_text_loses_its_end_and_keeps_its_picture(processor):
+    short = Processor(PRESETS["micro"].image, processor._tokenizer, max_tokens=64)
+    example = short.prepare(Side(TOKEN + "word " * 200, (picture(30, 30, 0),)))
+    assert len(example.input_ids) == 64
+    visual = example.input_ids == processor._tokenizer.image_id
+    assert visual.sum() == len(example.visual_index)
+    closing = processor.prepare(Side("x")).input_ids[-4:]
+    np.testing.assert_array_equal(example.input_ids[-4:], closing)

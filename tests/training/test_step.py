@@ -1,0 +1,154 @@
+"""The step is the same function on any mesh and in any chunks."""
+
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from ega_jax.data.buckets import Buckets
+from ega_jax.data.mmeb import find_subsets, read_train
+from ega_jax.data.pipeline import TrainingBatches, global_groups
+from ega_jax.training.config import LossSettings, MeshSettings
+from ega_jax.training.optimizer import make_optimizer
+from ega_jax.training.setup import make_setup, write_model_directory
+from ega_jax.training.sharding import batch_devices, make_mesh, parameter_shardings
+from ega_jax.training.step import initial_state, state_shardings, to_global, train_step
+from ega_jax.training.train import texts_of
+
+from ..colours import write_colours
+from ..micro import config
+
+
+@pytest.fixture(scope="module")
+def subsets(tmp_path_factory):
+    directory = write_colours(tmp_path_factory.mktemp("colours") / "data")
+    return [read_train(directory, info.name) for info in find_subsets(directory, "train")]
+
+
+@pytest.fixture(scope="module")
+def setup(subsets, tmp_path_factory):
+    model = tmp_path_factory.mktemp("run") / "model"
+    write_model_directory(config, model, lambda: texts_of(subsets))
+    return make_setup(config, model)
+
+
+def batches(subsets, setup, mesh, chunk_size=None, steps=20):
+    return TrainingBatches(
+        subsets,
+        setup.processor,
+        Buckets(config.data.token_buckets, config.data.tile_buckets),
+        steps=steps,
+        batch_size=16,
+        sub_batch_size=8,
+        seed=1,
+        groups=global_groups(batch_devices(mesh), 16, chunk_size),
+    )
+
+
+def run(setup, mesh, source, steps, optimizer, loss):
+    """Losses of `steps` updates and the parameters after them."""
+    functional = setup.functional
+    make_state = functools.partial(initial_state, optimizer=optimizer, frozen=())
+    places = parameter_shardings(functional, mesh)
+    shardings = state_shardings(jax.eval_shape(make_state, functional.parameters), places, mesh)
+    state = jax.jit(make_state, out_shardings=shardings)(functional.initialize(0, places))
+    step = functools.partial(train_step, functional=functional, optimizer=optimizer, loss=loss, mesh=mesh)
+    update = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    losses = []
+    for number in steps:
+        state, metrics = update(state, to_global(source[number], mesh))
+        losses.append(float(metrics["loss"]))
+    assert all(array.sharding == places[path] for path, array in state["trained"].items())
+    return np.array(losses), jax.tree.map(np.asarray, state["trained"])
+
+
+def gradients(setup, mesh, source, step):
+    """The gradient of one step: with plain descent at rate 1 it is the change of the parameters."""
+    start = jax.tree.map(np.asarray, setup.functional.initialize(0))
+    _, end = run(setup, mesh, source, [step], optax.sgd(1.0), LossSettings(temperature=0.1))
+    return {path: start[path] - end[path] for path in start}
+
+
+def assert_same_gradients(found, expected):
+    scale = max(np.abs(value).max() for value in expected.values())
+    assert scale > 1e-2
+    for path, value in expected.items():
+        np.testing.assert_allclose(found[path], value, atol=1e-5 * scale, err_msg=path)
+
+
+def one_device():
+    return make_mesh(MeshSettings(), jax.devices()[:1])
+
+
+def step_with_negatives(source):
+    return next(step for step in range(len(source)) if source.plan(step).negatives)
+
+
+@pytest.mark.parametrize("sizes", [{"data": 8}, {"data": 1, "fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
+def test_the_gradient_is_the_same_on_every_mesh(subsets, setup, sizes):
+    alone = batches(subsets, setup, one_device())
+    step = step_with_negatives(alone)
+    expected = gradients(setup, one_device(), alone, step)
+    mesh = make_mesh(MeshSettings(**sizes))
+    assert_same_gradients(gradients(setup, mesh, batches(subsets, setup, mesh), step), expected)
+
+
+@pytest.mark.parametrize("chunk_size", [4, 1])
+def test_chunks_give_the_gradient_of_the_whole_batch(subsets, setup, chunk_size):
+    mesh = one_device()
+    whole = batches(subsets, setup, mesh)
+    step = step_with_negatives(whole)
+    expected = gradients(setup, mesh, whole, step)
+    chunked = batches(subsets, setup, mesh, chunk_size)
+    assert chunked[step]["queries"]["input_ids"].shape[0] == 16 // chunk_size
+    assert_same_gradients(gradients(setup, mesh, chunked, step), expected)
+
+
+def test_chunks_on_a_mesh_too(subsets, setup):
+    mesh = make_mesh(MeshSettings(data=4, fsdp=2))
+    expected = gradients(setup, one_device(), batches(subsets, setup, one_device()), 0)
+    assert_same_gradients(gradients(setup, mesh, batches(subsets, setup, mesh, 1), 0), expected)
+
+
+def test_twenty_losses_agree_on_one_and_eight_devices(subsets, setup):
+    optimizer, _ = make_optimizer(config.optimizer, 20)
+    alone, eight = one_device(), make_mesh(MeshSettings(data=4, fsdp=2))
+    first, _ = run(setup, alone, batches(subsets, setup, alone), range(20), optimizer, config.loss)
+    second, _ = run(setup, eight, batches(subsets, setup, eight), range(20), optimizer, config.loss)
+    np.testing.assert_allclose(second, first, rtol=1e-4)
+    assert np.ptp(first) > 0.1
+
+
+def test_frozen_parameters_stay(subsets, setup):
+    mesh = one_device()
+    functional, optimizer = setup.functional, optax.adam(1e-2)
+    state = initial_state(functional.initialize(0), optimizer, ("vision_tower/",))
+    frozen = jax.tree.map(np.asarray, state["frozen"])
+    trained = jax.tree.map(np.asarray, state["trained"])
+    source = batches(subsets, setup, mesh)
+    step = jax.jit(
+        functools.partial(train_step, functional=functional, optimizer=optimizer, loss=config.loss, mesh=mesh)
+    )
+    new, metrics = step(state, to_global(source[0], mesh))
+    jax.tree.map(np.testing.assert_array_equal, new["frozen"], frozen)
+    assert any(not np.array_equal(new["trained"][path], trained[path]) for path in trained)
+    assert int(new["step"]) == 1
+    assert np.isfinite([float(value) for value in metrics.values()]).all()
+
+
+def test_peak_memory_falls_with_the_chunk(subsets, setup):
+    mesh = one_device()
+
+    def temporaries(chunk_size):
+        source = batches(subsets, setup, mesh, chunk_size)
+        optimizer = optax.sgd(1.0)
+        state = initial_state(setup.functional.initialize(0), optimizer, ())
+        step = functools.partial(
+            train_step, functional=setup.functional, optimizer=optimizer, loss=config.loss, mesh=mesh
+        )
+        compiled = jax.jit(step).lower(state, to_global(source[0], mesh)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(2) < 0.5 * temporaries(None)
