@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from ega_jax.losses import hardness as hardness_functions
-from ega_jax.losses.inputs import Options, prepare, scalar, transpose
+from ega_jax.losses.inputs import Options, check, scalar
 from ega_jax.losses.kernel import contrastive_loss
+from ega_jax.losses.layout import lay_out, transpose
 from ega_jax.losses.problem import Recipe
 from ega_jax.losses.stats import LossStats
 
@@ -65,6 +66,7 @@ def ega_loss(
     normalize: bool = True,
     precision: Any = None,
     block_size: int | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
     reduction: Literal["mean", "sum"] = "mean",
     return_stats: bool = False,
 ) -> Loss:
@@ -114,8 +116,8 @@ def ega_loss(
         combine: How weighted shares become a distribution.
         log_weight_cap: Upper bound of log w for "rebalanced" and "unnormalized", which could overflow. Unused
             by "normalized".
-        positives: (N,) integers: the column of each row's positive. An index outside of the targets makes the
-            loss NaN.
+        positives: (N,) integers: the target that is each row's positive. An index outside of the targets
+            makes the loss NaN.
         query_ids: (N,) integers, with `target_ids`: a target is no negative of a query of equal id. A second
             positive is thus left out, not pulled. Duplicate targets in a batch should share an id, or they
             are false negatives.
@@ -142,6 +144,12 @@ def ega_loss(
         block_size: Rows handled at a time: memory is O(block_size · M + (N + M) D), with one block of all
             rows O(N M). None takes one block while the logits are small. Under `jit` with sharded arrays, a
             block has rows of every device.
+        axis_name: Mesh axis or axes, inside `jax.shard_map(..., check_vma=True)`: all arguments are then this
+            device's rows and columns, and the loss, that of all devices together, is the same on each.
+            Numbers of columns (`positives`, `mask`, `mask_fn`) are global: the targets of all devices in
+            device order, then the shared negatives of all. Gradients are those of the one loss, inside
+            `shard_map` and outside. Costs one all-gather and, for gradients, one reduce-scatter. See
+            `sharded_ega_loss`.
         reduction: "mean" divides by the sum of the weights, "sum" does not.
         return_stats: Also return what happened to each row.
 
@@ -172,6 +180,7 @@ def ega_loss(
         normalize=normalize,
         precision=precision,
         block_size=block_size,
+        axis_name=axis_name,
         reduction=reduction,
         return_stats=return_stats,
     )
@@ -198,6 +207,7 @@ def info_nce_loss(
     normalize: bool = True,
     precision: Any = None,
     block_size: int | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
     reduction: Literal["mean", "sum"] = "mean",
     return_stats: bool = False,
 ) -> Loss:
@@ -222,6 +232,7 @@ def info_nce_loss(
         normalize=normalize,
         precision=precision,
         block_size=block_size,
+        axis_name=axis_name,
         reduction=reduction,
         return_stats=return_stats,
     )
@@ -229,10 +240,11 @@ def info_nce_loss(
 
 
 def _loss(queries: Any, targets: Any, options: Options, recipe: Recipe, weight_parameters: tuple) -> Loss:
-    problem, row_weights = prepare(queries, targets, options, recipe, weight_parameters)
+    inputs = check(queries, targets, options)
+    problem, row_weights = lay_out(inputs, options, recipe, weight_parameters)
     loss, stats = contrastive_loss(*problem)
     if options.symmetric:
-        backward_loss, _ = contrastive_loss(*transpose(problem))
+        backward_loss, _ = contrastive_loss(*transpose(problem, own_positives=inputs.positives is None))
         loss = (loss + backward_loss) / 2
     if stats is None:
         return loss

@@ -4,6 +4,10 @@ Rows are scanned in blocks. A block sees all columns, so its softmax statistics 
 rows of the queries' gradient and its share of the targets' come out of the same pass: three matrix products,
 no N x M array. The gradient is thus taken in the forward rule and kept as the residual, O((N + M) D); the
 backward rule only multiplies it by the cotangent.
+
+Over a mesh, each device has rows and columns of its own. It gathers the columns of all, and the targets'
+gradients are summed back to where they belong: one all-gather, one reduce-scatter, one all-reduce of a
+scalar.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ega_jax.losses import blocks, products
+from ega_jax.losses import blocks, collectives, products
 from ega_jax.losses.problem import Columns, Embeddings, Recipe, Rows, Scalars
 from ega_jax.losses.row_block import row_block
 from ega_jax.losses.stats import LossStats
@@ -61,10 +65,11 @@ def _evaluate(
     *,
     with_gradient: bool,
 ) -> tuple[Float[Array, ""], LossStats | None, Embeddings | None]:
-    queries, targets, temperature, own_negatives = embeddings
+    queries, local_targets, temperature, own_negatives = embeddings
+    normalize, precision, axis_name = recipe.normalize, recipe.precision, recipe.axis_name
+    local_target_norms = products.inverse_norms(local_targets, normalize)
+    targets, target_norms, columns = collectives.gather(axis_name, (local_targets, local_target_norms, columns))
     num_rows, num_columns = queries.shape[0], targets.shape[0]
-    normalize, precision = recipe.normalize, recipe.precision
-    target_norms = products.inverse_norms(targets, normalize)
 
     def block(queries: Array, own: Array | None, rows: Rows) -> tuple[_Sums, _RowOutputs]:
         norms = products.inverse_norms(queries, normalize)
@@ -105,19 +110,23 @@ def _evaluate(
 
         inputs = blocks.cut(inputs, num_blocks)
         shapes, _ = jax.eval_shape(block, *jax.tree.map(lambda x: x[0], inputs))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        zeros = jax.tree.map(
+            lambda x: collectives.vary(collectives.varying_axes(x), jnp.zeros(x.shape, x.dtype)), shapes
+        )
         sums, outputs = jax.lax.scan(step, zeros, inputs)
         outputs = blocks.join(outputs, num_rows)
 
+    loss = collectives.total(axis_name, sums.loss)
     if sums.unit_target_gradient is None or outputs.query_gradient is None:
-        return sums.loss, outputs.stats, None
+        return loss, outputs.stats, None
+    target_gradient = collectives.scatter_total(axis_name, sums.unit_target_gradient)
     gradients = Embeddings(
         outputs.query_gradient,
-        products.through_norm(sums.unit_target_gradient, targets, target_norms, normalize),
+        products.through_norm(target_gradient, local_targets, local_target_norms, normalize),
         jnp.zeros_like(temperature) if sums.temperature_gradient is None else sums.temperature_gradient,
         outputs.own_gradient,
     )
-    return sums.loss, outputs.stats, gradients
+    return loss, outputs.stats, gradients
 
 
 def _forward(recipe: Recipe, embeddings: Embeddings, rows: Rows, columns: Columns, scalars: Scalars) -> tuple[Any, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
-from ega_jax.losses import hardness
+from ega_jax.losses import collectives, hardness
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
@@ -73,6 +73,7 @@ class Recipe:
         precision: Of the matrix products, as in `jax.lax.dot_general`.
         learnable_temperature: Compute the temperature's cotangent too.
         with_stats: Compute per-row statistics too.
+        axis_name: Mesh axes over which rows and columns are spread, inside `jax.shard_map`.
         block_size: How many rows to handle at a time; None decides by the size of the logits.
     """
 
@@ -87,4 +88,5 @@ class Recipe:
     precision: Any = None
     learnable_temperature: bool = False
     with_stats: bool = False
+    axis_name: collectives.AxisName = None
     block_size: int | None = None
