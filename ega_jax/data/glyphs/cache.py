@@ -137,8 +137,10 @@ def _refuse_foreign_files(directory: Path) -> None:
     """Nothing that a user put there is ever replaced."""
     if not directory.exists():
         return
+    if not directory.is_dir():
+        raise BadInputError(f"{directory} is a file: name a new or empty directory for Glyphs")
     own = {MARKER, "images", "subsets.json", *SUBSETS}
-    foreign = [entry.name for entry in directory.iterdir() if entry.name not in own] if directory.is_dir() else [""]
+    foreign = [entry.name for entry in directory.iterdir() if entry.name not in own]
     if foreign:
         raise BadInputError(
             f"{directory / min(foreign)} is not a file of Glyphs: name a new or empty directory for Glyphs"

@@ -113,20 +113,25 @@ def build_catalog(image_size: int, seed: int) -> Catalog:
 
 def _thin(glyphs: list[Glyph]) -> list[Glyph]:
     """Leaves each character its first few training pictures."""
-    kept: dict[str, bool] = {}
-    count: collections.Counter[int] = collections.Counter()
+    by_path: dict[str, list[Glyph]] = collections.defaultdict(list)
     for glyph in glyphs:
-        if glyph.path not in kept:
-            thinned = glyph.part == "train" and glyph.character.kind not in _SPLIT_BY_CHARACTER
-            count[glyph.character.codepoint] += thinned
-            kept[glyph.path] = not thinned or count[glyph.character.codepoint] <= _TRAINING_PICTURES
-    return [glyph for glyph in glyphs if kept[glyph.path]]
+        by_path[glyph.path].append(glyph)
+    count: collections.Counter[int] = collections.Counter()
+    kept = set()
+    for path, same in by_path.items():
+        points = {glyph.character.codepoint for glyph in same}
+        if same[0].part != "train" or same[0].character.kind in _SPLIT_BY_CHARACTER:
+            kept.add(path)
+        elif any(count[point] < _TRAINING_PICTURES for point in points):
+            kept.add(path)
+            count.update(points)
+    return [glyph for glyph in glyphs if glyph.path in kept]
 
 
 def _common(glyphs: list[Glyph]) -> frozenset[int]:
     shown = {(glyph.character, glyph.path) for glyph in glyphs if not glyph.face.held_out}
     counts = collections.Counter(
-        shown_by.codepoint for shown_by, _ in shown if shown_by.kind not in _SPLIT_BY_CHARACTER
+        found.codepoint for found, _ in shown if found.kind not in _SPLIT_BY_CHARACTER and not found.held_out
     )
     return frozenset(codepoint for codepoint, count in counts.items() if count >= _COMMON_PICTURES)
 

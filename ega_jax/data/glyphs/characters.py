@@ -26,7 +26,7 @@ SCRIPTS: dict[str, str] = {
 """A letter's script, by the first word of its name."""
 
 HELD_OUT_SCRIPTS = frozenset({"armenian", "georgian"})
-"""No letter of these scripts stands in any training row."""
+"""No character of these scripts stands in any training row."""
 
 HELD_OUT_KINDS = frozenset({"domino tile", "playing card", "chess piece"})
 """No symbol of these kinds stands in any training row."""
@@ -95,7 +95,7 @@ class Character:
     @property
     def held_out(self) -> str | None:
         """ "unseen_scripts" or "unseen_symbols" when no training row may show this character, else None."""
-        if self.script in HELD_OUT_SCRIPTS:
+        if not HELD_OUT_SCRIPTS.isdisjoint(self.name.split()):  # a script's punctuation goes with its letters
             return "unseen_scripts"
         return "unseen_symbols" if self.kind in HELD_OUT_KINDS else None
 

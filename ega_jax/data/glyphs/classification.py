@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Sequence
 
@@ -17,30 +18,27 @@ from ega_jax.data.glyphs.rows import (
     spread,
     text_target,
 )
-from ega_jax.data.records import Distribution
 
+Label = Callable[[Glyph], str | None]
 _FACE_SCRIPTS = frozenset({"latin", "greek", "cyrillic"})
 
 
 def classification(catalog: Catalog, config: GlyphsConfig) -> list[Subset]:
     """The classification subsets."""
 
-    def subset(
-        name: str,
-        instruction: str,
-        label: Callable[[Glyph], str | None],
-        description: str,
-        test_part: Part = "test",
-    ) -> Subset:
+    @functools.cache
+    def examples(part: Part, label: Label) -> list[tuple[Glyph, str]]:
+        return labelled(catalog.part(part), label)
+
+    def subset(name: str, instruction: str, label: Label, description: str, test_part: Part = "test") -> Subset:
         def pairs(part: Part, rng: random.Random, count: int) -> list[Pair]:
-            chosen = spread(rng, labelled(catalog.part(part), label), lambda one: one[1], count)
+            chosen = spread(rng, examples(part, label), lambda example: example[1], count)
             return [Pair(image_query(instruction, glyph.path), text_target(answer)) for glyph, answer in chosen]
 
         def gallery(part: Part, pairs: Sequence[Pair]) -> list[Candidate]:
             # What training can know: an out-of-distribution query chooses among the same labels.
-            return [text_target(text) for text in sorted({text for _, text in labelled(catalog.part("train"), label)})]
+            return [text_target(text) for text in sorted({text for _, text in examples("train", label)})]
 
-        distribution: Distribution = "in" if test_part == "test" else "out"
         return assemble(
             name,
             "classification",
@@ -48,20 +46,22 @@ def classification(catalog: Catalog, config: GlyphsConfig) -> list[Subset]:
             config,
             pairs,
             gallery,
-            distribution=distribution,
+            distribution="in" if test_part == "test" else "out",
             test_part=test_part,
         )
 
-    script, kind = "Identify the script of the letter.", "Identify the kind of character."
-    face, style = "Identify the typeface.", "Identify the style of the typeface."
+    script = ("Identify the script of the letter.", _script)
+    kind = ("Identify the kind of character.", _kind)
+    face = ("Identify the typeface.", _face)
+    style = ("Identify the style of the typeface.", _style)
     return [
-        subset("Script", script, _script, "the script of a letter"),
-        subset("Kind", kind, _kind, "what kind of character it is"),
-        subset("Face", face, _face, "the typeface of a letter"),
-        subset("Style", style, _style, "whether a letter is bold, italic, both or neither"),
-        subset("Script_UnseenFaces", script, _script, "Script in faces that training never shows", "unseen_faces"),
-        subset("Style_UnseenFaces", style, _style, "Style in faces that training never shows", "unseen_faces"),
-        subset("Kind_UnseenScripts", kind, _kind, "Kind in scripts that training never shows", "unseen_scripts"),
+        subset("Script", *script, "the script of a letter"),
+        subset("Kind", *kind, "what kind of character it is"),
+        subset("Face", *face, "the typeface of a letter"),
+        subset("Style", *style, "whether a letter is bold, italic, both or neither"),
+        subset("Script_UnseenFaces", *script, "Script in faces that training never shows", "unseen_faces"),
+        subset("Style_UnseenFaces", *style, "Style in faces that training never shows", "unseen_faces"),
+        subset("Kind_UnseenScripts", *kind, "Kind in scripts that training never shows", "unseen_scripts"),
     ]
 
 

@@ -33,8 +33,9 @@ def draw(face: Face, char: str, size: int) -> bytes | None:
     left, top, right, bottom = font.getbbox(char, anchor="ls")
     if right <= left or bottom <= top:
         return None
-    if (extent := max(right - left, bottom - top)) > room:
-        font = _font(face, int(2 * scale * room / extent) / 2)
+    while (extent := max(right - left, bottom - top)) > room:  # hinting may keep a pixel that scaling would not
+        scale = min(scale - 0.5, int(2 * scale * room / extent) / 2)
+        font = _font(face, scale)
         left, top, right, bottom = font.getbbox(char, anchor="ls")
     # The advance box is centred, not the ink: where a Braille dot sits in its cell is what it means.
     x = _clamp(round((size - font.getlength(char)) / 2), margin - left, size - margin - right)

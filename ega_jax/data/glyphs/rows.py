@@ -157,7 +157,8 @@ def assemble(
         return pairs(part, random.Random(f"{config.seed}/{name}/{part}"), count) if count else []
 
     def pooled(part: Part, count: int) -> list[EvalRow]:
-        drawn = draw(part, count)
+        if not (drawn := draw(part, count)):
+            return []
         candidates = gallery(part, drawn)
         return with_pools(drawn, candidates, pool_size or len(candidates) + 1)
 
