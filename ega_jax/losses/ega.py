@@ -6,7 +6,6 @@ via Explicit Hard Negative Gradient Amplifying" (arXiv 2506.02020).
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import warnings
 from collections.abc import Callable
@@ -16,18 +15,17 @@ import jax
 import jax.numpy as jnp
 
 from ega_jax.losses import hardness as hardness_functions
-from ega_jax.losses.inputs import Options, check, scalar
-from ega_jax.losses.kernel import contrastive_loss
-from ega_jax.losses.layout import lay_out, transpose
+from ega_jax.losses.compute import compute_loss
+from ega_jax.losses.inputs import Options, scalar
 from ega_jax.losses.problem import Recipe
-from ega_jax.losses.stats import LossStats
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
+    from ega_jax.losses.compute import Loss
+
     Scalar = float | Float[Array, ""]
     Mask = Bool[Array, "N M"] | Callable[..., Array] | None
-    Loss = Float[Array, ""] | tuple[Float[Array, ""], LossStats]
 
 
 class Defaults(NamedTuple):
@@ -184,7 +182,7 @@ def ega_loss(
         reduction=reduction,
         return_stats=return_stats,
     )
-    return _loss(queries, targets, options, recipe, weight_parameters)
+    return compute_loss(queries, targets, options, recipe, weight_parameters)
 
 
 def info_nce_loss(
@@ -236,19 +234,7 @@ def info_nce_loss(
         reduction=reduction,
         return_stats=return_stats,
     )
-    return _loss(queries, targets, options, Recipe(), ())
-
-
-def _loss(queries: Any, targets: Any, options: Options, recipe: Recipe, weight_parameters: tuple) -> Loss:
-    inputs = check(queries, targets, options)
-    problem, row_weights = lay_out(inputs, options, recipe, weight_parameters)
-    loss, stats = contrastive_loss(*problem)
-    if options.symmetric:
-        backward_loss, _ = contrastive_loss(*transpose(problem, own_positives=inputs.positives is None))
-        loss = (loss + backward_loss) / 2
-    if stats is None:
-        return loss
-    return loss, dataclasses.replace(stats, weight=row_weights)
+    return compute_loss(queries, targets, options, Recipe())
 
 
 def _ega_recipe(

@@ -1,9 +1,8 @@
 """How hard a negative is, and what its hardness does to the gradient.
 
-A *log-weight function* maps the similarity `s` of a (query, negative) pair and its similarity relative to the
-positive, `d = s - s_positive`, to `log w`, the log of the factor by which the negative's share of the softmax
-grows. It is called on whole blocks of pairs, works elementwise, and is never differentiated: hardness is a
-weight.
+A *log-weight function* maps pairs to `log w`, the log of the factor by which a negative's share of the
+softmax grows. It is called on whole blocks of pairs, works elementwise, and is never differentiated: hardness
+is a weight.
 
 A *combination* turns the weighted shares back into the distribution `P̄` that replaces InfoNCE's `P` in the
 gradient.
@@ -18,27 +17,34 @@ import jax
 import jax.numpy as jnp
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float
+    from jaxtyping import Array, Bool, Float
 
-# (similarity, relative_similarity, *parameters) -> log weight, all of one shape but for the scalar
-# parameters.
+
+class Pairs(NamedTuple):
+    """A block of (query, candidate) pairs."""
+
+    similarity: Float[Array, "rows columns"]  # s
+    relative_similarity: Float[Array, "rows columns"]  # d = s - s_positive
+    is_own: Bool[Array, " columns"]  # the candidate is a negative of this query alone
+
+
+# (pairs, *scalar parameters) -> log weights of the pairs' shape.
 LogWeight = Callable[..., jax.Array]
 
 
-def relative(
-    similarity: Float[Array, ...], relative_similarity: Float[Array, ...], alpha: Array, log_beta: Array
-) -> Float[Array, ...]:
+def relative(pairs: Pairs, alpha: Array, log_beta: Array) -> Float[Array, "rows columns"]:
     """Returns log(1 + β exp(α d)): a negative is hard when it nears the positive; a tie gives 1 + β."""
-    del similarity
-    return jax.nn.softplus(log_beta + alpha * relative_similarity)
+    return jax.nn.softplus(log_beta + alpha * pairs.relative_similarity)
 
 
-def absolute(
-    similarity: Float[Array, ...], relative_similarity: Float[Array, ...], alpha: Array, log_beta: Array
-) -> Float[Array, ...]:
+def absolute(pairs: Pairs, alpha: Array, log_beta: Array) -> Float[Array, "rows columns"]:
     """Returns log(1 + β exp(α (s - 1))): a negative is hard when it is similar, wherever its positive is."""
-    del relative_similarity
-    return jax.nn.softplus(log_beta + alpha * (similarity - 1.0))
+    return jax.nn.softplus(log_beta + alpha * (pairs.similarity - 1.0))
+
+
+def by_origin(pairs: Pairs, shared_strength: Array, own_strength: Array) -> Float[Array, "rows columns"]:
+    """Returns strength · s, with one strength for candidates of all queries and one for those of a query's own."""
+    return jnp.where(pairs.is_own, own_strength, shared_strength) * pairs.similarity
 
 
 class Amplified(NamedTuple):

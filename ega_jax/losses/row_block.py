@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ega_jax.losses import masks
+from ega_jax.losses import hardness, masks
 from ega_jax.losses.problem import Columns, Recipe, Rows, Scalars
 from ega_jax.losses.stats import LossStats, row_stats
 
@@ -66,7 +66,9 @@ def row_block(
 
     log_weight, weighted_logits, weighted_log_odds = None, logits, log_odds
     if recipe.log_weight is not None:
-        log_weight = recipe.log_weight(similarity, relative, *scalars.weight_parameters)
+        is_own = jnp.arange(similarity.shape[1]) >= columns.numbers.shape[0]
+        pairs = hardness.Pairs(similarity, relative, is_own)
+        log_weight = recipe.log_weight(pairs, *scalars.weight_parameters)
         if recipe.log_weight_cap is not None:
             log_weight = jnp.minimum(log_weight, recipe.log_weight_cap)
         weighted_logits = jnp.where(is_negative, logits + log_weight, -jnp.inf)
