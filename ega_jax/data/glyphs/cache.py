@@ -22,16 +22,13 @@ MARKER = "glyphs.json"
 """Written last: what the directory was made from, and what it must hold to be whole."""
 
 SUBSETS = (
-    *("Script", "Kind", "Face", "Style", "Script_UnseenFaces", "Style_UnseenFaces", "Kind_UnseenScripts"),
+    *("Script", "Kind", "Face", "Style"),
+    *("Script_UnseenFaces", "Style_UnseenFaces", "Kind_UnseenScripts"),
     *("BaseLetter", "Diacritic", "Braille", "BoxDrawing", "Arrow"),
     *("LetterCase", "Diacritic_UnseenFaces", "Domino", "PlayingCard", "ChessPiece"),
     *("NameToGlyph", "GlyphToName", "FaceToFace", "Restyle"),
-    *(
-        "NameToGlyph_UnseenFaces",
-        "GlyphToName_UnseenFaces",
-        "FaceToFace_UnseenScripts",
-        "Restyle_UnseenScripts",
-    ),
+    *("NameToGlyph_UnseenFaces", "GlyphToName_UnseenFaces"),
+    *("FaceToFace_UnseenScripts", "Restyle_UnseenScripts"),
     *("SheetByName", "SheetByPlace"),
     *("SheetByName_ThreeByThree", "SheetByName_UnseenFaces", "SheetByPlace_UnseenScripts"),
 )

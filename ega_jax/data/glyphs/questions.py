@@ -3,49 +3,16 @@
 from __future__ import annotations
 
 import random
-import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import NamedTuple
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
+from ega_jax.data.glyphs import facts
 from ega_jax.data.glyphs.catalog import Catalog, Glyph, Part
-from ega_jax.data.glyphs.characters import Character, lookup
 from ega_jax.data.glyphs.config import GlyphsConfig
+from ega_jax.data.glyphs.diacritics import diacritic_questions
+from ega_jax.data.glyphs.facts import Ask, Question
 from ega_jax.data.glyphs.rows import Candidate, Pair, Subset, assemble, image_query, spread, text_target
 from ega_jax.data.records import Distribution
-
-Ask = Callable[[Character], list["Question"]]
-NUMBERS = (
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-)
-
-
-class Question(NamedTuple):
-    """A question about a character, its answer, and perhaps a wrong answer that comes close.
-
-    Attributes:
-      text: the question.
-      answer: the answer.
-      near_miss: the wrong answer.
-      meaning: equal for answers that name what looks the same; the answer itself when None.
-    """
-
-    text: str
-    answer: str
-    near_miss: str | None = None
-    meaning: Hashable = None
 
 
 def question_answering(catalog: Catalog, config: GlyphsConfig) -> list[Subset]:
@@ -72,30 +39,19 @@ def question_answering(catalog: Catalog, config: GlyphsConfig) -> list[Subset]:
             name, "vqa", description, config, pairs, gallery, distribution=distribution, test_part=test_part
         )
 
-    base, mark = _diacritic_questions(catalog)
+    base, mark = diacritic_questions(catalog)
+    faces, never = "Diacritic in faces that training never shows", "training never shows one"
     return [
         subset("BaseLetter", base, "the letter under a diacritic; negatives: another letter with the same mark"),
         subset("Diacritic", mark, "the diacritic of a letter; negatives: another mark of the same letter"),
-        subset("Braille", _braille, "which dots of a Braille cell are raised, and how many"),
-        subset("BoxDrawing", _box_drawing, "the line that leads each way from the middle of a box drawing"),
-        subset("Arrow", _arrow, "where an arrow points"),
-        subset("LetterCase", _letter_case, "whether a letter is capital; a question that training never asks", "out"),
-        subset(
-            "Diacritic_UnseenFaces",
-            mark,
-            "Diacritic in faces that training never shows",
-            "out",
-            "unseen_faces",
-        ),
-        subset("Domino", _domino, "dots of a domino; training never shows one", "out", "unseen_symbols"),
-        subset(
-            "PlayingCard",
-            _playing_card,
-            "suit and rank of a card; training never shows one",
-            "out",
-            "unseen_symbols",
-        ),
-        subset("ChessPiece", _chess_piece, "piece and colour; training never shows one", "out", "unseen_symbols"),
+        subset("Braille", facts.braille, "which dots of a Braille cell are raised, and how many"),
+        subset("BoxDrawing", facts.box_drawing, "the line that leads each way from the middle of a box drawing"),
+        subset("Arrow", facts.arrow, "where an arrow points"),
+        subset("LetterCase", facts.letter_case, "capital or small letter; training never asks this", "out"),
+        subset("Diacritic_UnseenFaces", mark, faces, "out", "unseen_faces"),
+        subset("Domino", facts.domino, f"dots of a domino; {never}", "out", "unseen_symbols"),
+        subset("PlayingCard", facts.playing_card, f"suit and rank of a card; {never}", "out", "unseen_symbols"),
+        subset("ChessPiece", facts.chess_piece, f"piece and colour; {never}", "out", "unseen_symbols"),
     ]
 
 
@@ -114,128 +70,3 @@ def _asked(glyphs: Sequence[Glyph], ask: Ask) -> Iterator[tuple[Glyph, Question]
     for found in asked.values():
         if len({question.answer for _, question in found}) == 1:
             yield found[0]
-
-
-# Names of one mark in different scripts, or on letters of different shape.
-_SAME_MARKS = {"tonos": "acute", "oxia": "acute", "varia": "grave", "vrachy": "breve", "dialytika": "diaeresis"}
-_SAME_MARKS |= {"comma below": "cedilla", "prosgegrammeni": "ypogegrammeni", "slash": "stroke"}
-_LEAST_LETTERS = 8  # that a mark must stand on, to be asked for
-
-
-def _diacritic_questions(catalog: Catalog) -> tuple[Ask, Ask]:
-    """Asks for the base letter, and for the mark."""
-    letters = {glyph.character for glyph in catalog.glyphs if not glyph.character.held_out}
-    composed = [letter.base_and_mark for letter in letters if letter.base_and_mark]
-    counts = Counter(mark for _, mark in composed)
-    known = {(base, mark) for base, mark in composed if counts[mark] >= _LEAST_LETTERS}
-    marks, bases = defaultdict(list), defaultdict(list)
-    for base, mark in sorted(known):
-        marks[base].append(mark)
-        bases[mark].append(base)
-
-    def base_meaning(base: str) -> Hashable:
-        number = lookup(base)
-        return base if number is None else catalog.twins.get(number, number)
-
-    def mark_meaning(mark: str) -> Hashable:
-        return re.sub("|".join(_SAME_MARKS), lambda found: _SAME_MARKS[found[0]], mark)
-
-    def ask_base(character: Character) -> list[Question]:
-        if character.base_and_mark not in known:
-            return []
-        base, mark = character.base_and_mark
-        near_miss = _neighbour(bases[mark], base, base_meaning)
-        return [Question("Which letter carries the mark?", base, near_miss, base_meaning(base))]
-
-    def ask_mark(character: Character) -> list[Question]:
-        if character.base_and_mark not in known:
-            return []
-        base, mark = character.base_and_mark
-        near_miss = _neighbour(marks[base], mark, mark_meaning)
-        return [Question("Which mark does the letter carry?", mark, near_miss, mark_meaning(mark))]
-
-    return ask_base, ask_mark
-
-
-def _neighbour(choices: list[str], right: str, meaning: Callable[[str], Hashable]) -> str | None:
-    """The nearest choice in front of the right one that means something else, or None."""
-    place = choices.index(right)
-    others = [*reversed(choices[:place]), *reversed(choices[place + 1 :])]
-    return next((choice for choice in others if meaning(choice) != meaning(right)), None)
-
-
-def _braille(character: Character) -> list[Question]:
-    if character.kind != "braille pattern" or "dots-" not in character.name:
-        return []
-    dots = character.name.rpartition("-")[2]
-    which = [Question(f"Is dot {dot} raised?", "yes" if dot in dots else "no") for dot in "12345678"]
-    return [*which, Question("How many dots are there?", NUMBERS[len(dots)])]
-
-
-_ARMS: dict[str, tuple[str, ...]] = {arm: (arm,) for arm in ("up", "down", "left", "right")}
-_ARMS |= {"vertical": ("up", "down"), "horizontal": ("left", "right")}
-_WEIGHTS = {"light": "light", "single": "light", "heavy": "heavy", "double": "double"}
-
-
-def _box_drawing(character: Character) -> list[Question]:
-    words = character.name.split()
-    if words[:2] != ["box", "drawings"] or not all(
-        word in _ARMS or word in _WEIGHTS or word == "and" for word in words[2:]
-    ):
-        return []
-    # In "down light and right heavy" each clause has its weight; in "heavy down and right" the first serves both.
-    clauses = re.split(r" and ", " ".join(words[2:]))
-    weights = [[_WEIGHTS[word] for word in clause.split() if word in _WEIGHTS] for clause in clauses]
-    arms = dict.fromkeys(("up", "down", "left", "right"), "none")
-    for clause, weight in zip(clauses, weights, strict=True):
-        for word in clause.split():
-            for arm in _ARMS.get(word, ()):
-                arms[arm] = (weight or weights[0])[0]
-    return [Question(f"Which line leads {arm}?", weight) for arm, weight in arms.items()]
-
-
-_COMPASS = {"leftwards": "left", "rightwards": "right", "upwards": "up", "downwards": "down"}
-_COMPASS |= {
-    "north west": "up left",
-    "north east": "up right",
-    "south east": "down right",
-    "south west": "down left",
-}
-_COMPASS |= {"left right": "left and right", "up down": "up and down"}
-
-
-def _arrow(character: Character) -> list[Question]:
-    # One arrow, one direction: not "leftwards arrow over rightwards arrow".
-    if character.kind != "arrow" or re.search(r"wards .*wards| and | crossing ", character.name):
-        return []
-    found = [answer for words, answer in _COMPASS.items() if character.name.startswith(words + " ")]
-    return [Question("Where does the arrow point?", found[0])] if found else []
-
-
-def _letter_case(character: Character) -> list[Question]:
-    if character.kind not in ("capital letter", "small letter") or character.script is None:
-        return []
-    return [Question("Is the letter capital or small?", character.kind)]
-
-
-def _domino(character: Character) -> list[Question]:
-    found = re.fullmatch(r"domino tile (horizontal|vertical)-(\d\d)-(\d\d)", character.name)
-    if not found:
-        return []
-    first, second = int(found[2]), int(found[3])
-    ends = ("left", "right") if found[1] == "horizontal" else ("upper", "lower")
-    return [
-        Question("How many dots are there?", NUMBERS[first + second]),
-        Question(f"How many dots are in the {ends[0]} half?", NUMBERS[first]),
-        Question(f"How many dots are in the {ends[1]} half?", NUMBERS[second]),
-    ]
-
-
-def _playing_card(character: Character) -> list[Question]:
-    found = re.fullmatch(r"playing card (\w+) of (\w+)", character.name)
-    return [Question("Which suit is it?", found[2]), Question("Which rank is it?", found[1])] if found else []
-
-
-def _chess_piece(character: Character) -> list[Question]:
-    found = re.fullmatch(r"(white|black) chess (\w+)", character.name)
-    return [Question("Which piece is it?", found[2]), Question("Which colour is it?", found[1])] if found else []

@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 
 from ega_jax.data.glyphs.characters import character
-from ega_jax.data.glyphs.questions import _box_drawing
+from ega_jax.data.glyphs.facts import box_drawing
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
@@ -85,7 +85,7 @@ def test_no_answer_looks_like_the_right_one(rows, shown_by, catalog):
     ],
 )
 def test_box_drawings(point, arms):
-    assert {q.text.split()[-1].strip("?"): q.answer for q in _box_drawing(character(point))} == arms
+    assert {q.text.split()[-1].strip("?"): q.answer for q in box_drawing(character(point))} == arms
 
 
 def test_arrows_point_where_they_point(rows, shown_by):

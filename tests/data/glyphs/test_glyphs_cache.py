@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from ega_jax.data.glyphs import GlyphsConfig, prepare
+from ega_jax.data.glyphs import GlyphsConfig, grounding, prepare, questions, retrieval
 from ega_jax.data.glyphs import cache as cache_module
 from ega_jax.data.glyphs import catalog as catalog_module
 from ega_jax.errors import BadInputError
@@ -19,7 +19,7 @@ TINY = {"train_rows": 5, "validation_rows": 2, "test_rows": 3, "pool_size": 5}
 
 @pytest.fixture
 def builds(monkeypatch, catalog):
-    """Counts how often the dataset is built; spares drawing everything again."""
+    """Counts how often the dataset is built; spares drawing everything again, and builds classification alone."""
     counted = []
 
     def build(image_size, seed):
@@ -27,6 +27,8 @@ def builds(monkeypatch, catalog):
         return catalog
 
     monkeypatch.setattr(catalog_module, "build_catalog", build)
+    for module, name in ((questions, "question_answering"), (retrieval, "retrieval"), (grounding, "grounding")):
+        monkeypatch.setattr(module, name, lambda *_: [])
     return counted
 
 
@@ -87,7 +89,7 @@ def test_what_is_not_whole_is_rebuilt(tmp_path, builds):
 
 def test_other_settings_replace(tmp_path, builds):
     place = prepare(tmp_path / "glyphs", **TINY)
-    file = place / "NameToGlyph" / "test-00000-of-00001.parquet"
+    file = place / "Script" / "test-00000-of-00001.parquet"
     before = file.read_bytes()
     prepare(place, seed=1, **TINY)
     assert file.read_bytes() != before
@@ -97,7 +99,7 @@ def test_other_settings_replace(tmp_path, builds):
 
 def test_empty_directory_is_filled(tmp_path, builds):
     place = prepare(tmp_path, **TINY)
-    assert set(cache_module.SUBSETS) < {entry.name for entry in place.iterdir()}
+    assert {"Script", "images", "glyphs.json", "subsets.json"} < {entry.name for entry in place.iterdir()}
 
 
 @pytest.mark.parametrize("foreign", ["MSCOCO", "notes.txt"])
