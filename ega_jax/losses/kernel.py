@@ -56,6 +56,8 @@ class _RowOutputs(NamedTuple):
     own_gradient: Float[Array, "N K D"] | None = None
 
 
+# Compiled even where the caller is not: op by op, each N x M intermediate would be an array of its own.
+@functools.partial(jax.jit, static_argnames=("recipe", "with_gradient"))
 def _evaluate(
     recipe: Recipe,
     embeddings: Embeddings,

@@ -26,7 +26,7 @@ def batch(num_rows=7, num_columns=11, features=5, seed=0, closeness=1.0):
     return queries.astype(np.float32), targets.astype(np.float32)
 
 
-def assert_equals_definition(queries, targets, temperature=0.05, **options):
+def assert_equals_definition(queries, targets, temperature=0.05, block_size=None, **options):
     """Value, all gradients and all statistics."""
     expected = reference.ega(queries, targets, temperature=temperature, **options)
 
@@ -36,15 +36,24 @@ def assert_equals_definition(queries, targets, temperature=0.05, **options):
             targets,
             temperature=temperature,
             **{**options, "negatives": negatives},
+            block_size=block_size,
             return_stats=True,
         )
 
+    @jax.jit
+    def step(*arguments):
+        return jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True)(*arguments), loss(*arguments)[0]
+
     arguments = (queries, targets, jnp.float32(temperature), options.get("negatives"))
-    (value, stats), (of_queries, of_targets, of_temperature, of_negatives) = jax.jit(
-        jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True)
-    )(*arguments)
+    ((value, stats), gradients), value_alone = step(*arguments)
+    assert_result_close(value, stats, gradients, expected)
+    np.testing.assert_allclose(value_alone, value, rtol=1e-6, atol=1e-7)
+    return expected
+
+
+def assert_result_close(value, stats, gradients, expected):
+    of_queries, of_targets, of_temperature, of_negatives = gradients
     np.testing.assert_allclose(value, expected.loss, rtol=2e-5, atol=1e-6)
-    np.testing.assert_allclose(jax.jit(loss)(*arguments)[0], value, rtol=1e-6, atol=1e-7)
     assert_gradients_close(of_queries, expected.queries)
     assert_gradients_close(of_targets, expected.targets)
     if expected.negatives is not None:
@@ -57,7 +66,6 @@ def assert_equals_definition(queries, targets, temperature=0.05, **options):
         rtol=2e-4,
         atol=2e-5,
     )
-    return expected
 
 
 def assert_gradients_close(actual, expected, tolerance=2e-5):
@@ -69,10 +77,33 @@ def assert_gradients_close(actual, expected, tolerance=2e-5):
 
 @pytest.mark.parametrize("combine", COMBINE)
 @pytest.mark.parametrize("hardness", HARDNESS)
-@pytest.mark.parametrize(("alpha", "beta"), [(5.0, 1.0), (0.0, 3.0), (-2.0, 0.5), (5.0, 0.0)])
-def test_equals_definition(combine, hardness, alpha, beta):
+def test_equals_definition(combine, hardness):
+    """With α and β traced."""
     queries, targets = batch()
-    assert_equals_definition(queries, targets, combine=combine, hardness=hardness, alpha=alpha, beta=beta)
+
+    @jax.jit
+    def step(alpha, beta, *arguments):
+        def loss(queries, targets, temperature, negatives):
+            return ega_loss(
+                queries,
+                targets,
+                temperature=temperature,
+                negatives=negatives,
+                alpha=alpha,
+                beta=beta,
+                combine=combine,
+                hardness=hardness,
+                return_stats=True,
+            )
+
+        return jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True)(*arguments)
+
+    for alpha, beta in [(5.0, 1.0), (0.0, 3.0), (-2.0, 0.5), (5.0, 0.0)]:
+        expected = reference.ega(
+            queries, targets, temperature=0.05, alpha=alpha, beta=beta, combine=combine, hardness=hardness
+        )
+        (value, stats), gradients = step(alpha, beta, queries, targets, jnp.float32(0.05), None)
+        assert_result_close(value, stats, gradients, expected)
 
 
 def make_options(name):
@@ -146,13 +177,16 @@ OPTIONS = (
 )
 
 
-@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("block_size", [None, 3])
 @pytest.mark.parametrize("name", OPTIONS)
-def test_options_equal_definition(name, symmetric):
+def test_options_equal_definition(name, block_size):
+    """Dense, and seven rows in blocks of three; each option meets both directions."""
     options = make_options(name)
     queries, targets = batch(num_columns=options.pop("columns", 11))
-    combine = COMBINE[OPTIONS.index(name) % 2]
-    assert_equals_definition(queries, targets, symmetric=symmetric, combine=combine, **options)
+    number = OPTIONS.index(name)
+    symmetric = number % 2 == (block_size is None)
+    combine = COMBINE[number // 2 % 2]
+    assert_equals_definition(queries, targets, symmetric=symmetric, combine=combine, block_size=block_size, **options)
 
 
 def test_mask_function_equals_mask_array():
