@@ -72,8 +72,8 @@ class DataSettings:
     on_bad_record: Literal["error", "skip"] = "error"
     """A row that cannot be used stops the run, or is counted, reported and left out."""
     verify_images: Literal["path", "header", "decode"] = "header"
-    """What every image is held to before the first step: that its file is there, that its header is an image's, or that it
-    decodes whole."""
+    """What every image is held to before the first step: that its file is there, that its header is an image's, or that
+    it decodes whole."""
     threads: int = 2
     """Threads that prepare batches on each process."""
     prefetch: int = 4

@@ -108,9 +108,8 @@ def train(
     # ---------------------------------------------------------------- optimizer and state, each array born where it
     # lives
     optimizer, learning_rate = make_optimizer(config.optimizer, config.steps)
-    make_state = functools.partial(initial_state, optimizer=optimizer, frozen=config.model.frozen)
-    abstract_state = jax.eval_shape(make_state, functional.parameters)
-    shardings = state_shardings(abstract_state, parameter_shardings(functional, mesh), mesh)
+    abstract_state = abstract_state_of(config, setup)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
     step_fn = functools.partial(train_step, functional=functional, optimizer=optimizer, loss=config.loss, mesh=mesh)
     update = jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
 
@@ -120,8 +119,9 @@ def train(
     resumed_from = checkpoints.latest
     if resumed_from is not None:
         progress.note(f"going on from the checkpoint of step {resumed_from}")
-        state = checkpoints.restore(with_shardings(abstract_state, shardings), iterator)
+        state = checkpoints.restore(abstract_state, iterator)
     else:
+        make_state = functools.partial(initial_state, optimizer=optimizer, frozen=config.model.frozen)
         state = jax.jit(make_state, out_shardings=shardings)(starting_parameters(config, setup))
     writers = make_writers(run_dir, config.writers, resumed_from) if jax.process_index() == 0 else []
 
@@ -190,12 +190,14 @@ def texts_of(subsets: Sequence[TrainSubset]) -> Iterator[str]:
             yield from (side.text for side in (record.query, record.positive, *record.negatives))
 
 
-def with_shardings(abstract: State, shardings: State) -> State:
-    """Shapes that also say where the arrays are to live."""
+def abstract_state_of(config: TrainConfig, setup: Setup) -> State:
+    """The state of a run as shapes that also say where the arrays live: what a checkpoint is restored to."""
+    optimizer, _ = make_optimizer(config.optimizer, config.steps)
+    make_state = functools.partial(initial_state, optimizer=optimizer, frozen=config.model.frozen)
+    shapes = jax.eval_shape(make_state, setup.functional.parameters)
+    places = state_shardings(shapes, parameter_shardings(setup.functional, setup.mesh), setup.mesh)
     return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        abstract,
-        shardings,
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, places
     )
 
 
