@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ega_jax.losses import blocks, collectives, products
+from ega_jax.losses import blocks, collectives, products, row_block
 from ega_jax.losses.problem import Columns, Embeddings, Recipe, Rows, Scalars
-from ega_jax.losses.row_block import row_block
 from ega_jax.losses.stats import LossStats
 
 if TYPE_CHECKING:
@@ -80,24 +79,27 @@ def _evaluate(
             own_norms = products.inverse_norms(own, normalize)
             of_own = products.own_similarities(queries, own, norms, own_norms, precision)
             similarity = jnp.concatenate([similarity, of_own], axis=1)
-        result = row_block(recipe, similarity, temperature, rows, columns, scalars, with_gradient=with_gradient)
-        loss = jnp.sum(jnp.where(rows.scale != 0, rows.scale * result.loss, 0.0))
-        if result.similarity_gradient is None:
-            return _Sums(loss), _RowOutputs(result.stats)
+        positive = row_block.positive_similarities(similarity, rows, columns)
+        pairs = row_block.compare(recipe, similarity, positive, temperature, rows, columns, scalars)
+        losses = row_block.row_losses(recipe, rows, positive, row_block.sum_negatives(recipe, pairs))
+        loss = jnp.sum(jnp.where(rows.scale != 0, rows.scale * losses.loss, 0.0))
+        if not with_gradient:
+            return _Sums(loss), _RowOutputs(losses.stats)
 
-        gradient, own_gradient = result.similarity_gradient[:, :num_columns], None
+        all_gradients, of_temperature = row_block.similarity_gradient(recipe, pairs, losses, temperature, rows)
+        gradient, own_gradient = all_gradients[:, :num_columns], None
         query_gradient = products.unit_query_gradients(gradient, targets, target_norms, precision)
         target_gradient = products.unit_target_gradients(gradient, queries, norms, precision)
         if own is not None:
             more, own_gradient = products.own_unit_gradients(
-                result.similarity_gradient[:, num_columns:], queries, own, norms, own_norms, precision
+                all_gradients[:, num_columns:], queries, own, norms, own_norms, precision
             )
             query_gradient += more
             own_gradient = products.through_norm(own_gradient, own, own_norms, normalize)
         query_gradient = products.through_norm(query_gradient, queries, norms, normalize)
         return (
-            _Sums(loss, target_gradient, result.temperature_gradient),
-            _RowOutputs(result.stats, query_gradient, own_gradient),
+            _Sums(loss, target_gradient, of_temperature),
+            _RowOutputs(losses.stats, query_gradient, own_gradient),
         )
 
     inputs = (queries, own_negatives, rows)

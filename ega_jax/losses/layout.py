@@ -132,6 +132,7 @@ def lay_out(
             own_weights=own_weights,
         ),
         Columns(
+            positions=device * num_columns + jnp.arange(num_columns, dtype=jnp.int32),
             numbers=numbering.local_columns(),
             keys=() if target_ids is None else (target_ids,),
             has_keys=has_keys,
@@ -178,6 +179,7 @@ def transpose(problem: Problem, own_positives: bool) -> Problem:
             mask=None if rows.mask is None else rows.mask[:, rows.positives].T,
         ),
         Columns(
+            positions=rows.numbers,
             numbers=rows.numbers,
             keys=tuple(column for _, column in keys),
             mask=rows.scale > 0,

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
 
-def positive_pairs(rows: Rows, num_columns: int) -> Bool[Array, "N M+K"]:
-    """Marks each row's positive column."""
-    return jnp.arange(num_columns, dtype=jnp.int32) == rows.positives[:, None]
+def positive_pairs(rows: Rows, columns: Columns, num_candidates: int) -> Bool[Array, "N M+K"]:
+    """Marks each row's positive among the columns and, behind them, its own negatives."""
+    is_positive = columns.positions[None, :] == rows.positives[:, None]
+    return jnp.pad(is_positive, ((0, 0), (0, num_candidates - is_positive.shape[1])))
 
 
 def negative_pairs(
@@ -39,7 +40,7 @@ def negative_pairs(
 
 
 def _negative_columns(recipe: Recipe, rows: Rows, columns: Columns, scalars: Scalars) -> Bool[Array, "N M"]:
-    keep = ~positive_pairs(rows, columns.numbers.shape[0])
+    keep = ~positive_pairs(rows, columns, columns.numbers.shape[0])
     if columns.mask is not None:
         keep &= columns.mask[None, :]
     for row_key, column_key in zip(rows.keys, columns.keys, strict=True):

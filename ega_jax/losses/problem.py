@@ -33,7 +33,7 @@ class Rows(NamedTuple):
     scale: Float[
         Array, " N"
     ]  # what the row's loss is multiplied by: its weight, over their sum for a mean; 0 = padding
-    positives: Int[Array, " N"]  # the column of its positive
+    positives: Int[Array, " N"]  # the position of its positive among the columns; -1 where there is no such column
     numbers: Int[Array, " N"]  # its number, for mask_fn
     keys: tuple[Int[Array, " N"], ...] = ()  # a column that has an equal key is no negative
     mask: Bool[Array, "N M"] | None = None  # False: the pair does not count
@@ -43,7 +43,8 @@ class Rows(NamedTuple):
 class Columns(NamedTuple):
     """What each target brings along. Not differentiated."""
 
-    numbers: Int[Array, " M"]
+    positions: Int[Array, " M"]  # its place among the columns of all devices, which Rows.positives refers to
+    numbers: Int[Array, " M"]  # its number, for mask_fn
     keys: tuple[Int[Array, " M"], ...] = ()
     has_keys: Bool[Array, " M"] | None = None  # False: its keys equal nothing
     mask: Bool[Array, " M"] | None = None  # False: it is no negative of any row

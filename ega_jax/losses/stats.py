@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,45 +63,58 @@ class LossStats:
         }
 
 
-def row_stats(
-    *,
-    weight: Float[Array, " N"],
-    loss: Float[Array, " N"],
-    positive_pull: Float[Array, " N"],
-    positive_similarity: Float[Array, " N"],
+class NegativeStats(NamedTuple):
+    """Statistics over some of a row's negatives, which merge with those over others."""
+
+    hardest_similarity: Float[Array, " N"]  # -inf where there is none
+    hardest_log_weight: Float[Array, " N"]
+    log_squares: Float[Array, " N"]  # log Σ (w exp(x))²
+    negative_count: Int[Array, " N"]
+    capped_count: Int[Array, " N"]
+
+    def merge(self, others: NegativeStats) -> NegativeStats:
+        """Statistics over both sets of negatives."""
+        harder = others.hardest_similarity > self.hardest_similarity
+        return NegativeStats(
+            jnp.maximum(self.hardest_similarity, others.hardest_similarity),
+            jnp.where(harder, others.hardest_log_weight, self.hardest_log_weight),
+            jnp.logaddexp(self.log_squares, others.log_squares),
+            self.negative_count + others.negative_count,
+            self.capped_count + others.capped_count,
+        )
+
+    def amplification(self, log_renormalization: Float[Array, " N"]) -> Float[Array, " N"]:
+        """Returns `P̄ / P` of the hardest negative, given the logarithm of that ratio at a weight of 1."""
+        return jnp.where(self.negative_count > 0, jnp.exp(self.hardest_log_weight + log_renormalization), 1.0)
+
+    def effective_count(self, weighted_log_odds: Float[Array, " N"]) -> Float[Array, " N"]:
+        """Returns `(Σ P̄)² / Σ P̄²` over the negatives."""
+        log_sum = jnp.where(self.negative_count > 0, weighted_log_odds, -jnp.inf)
+        log_squares = jnp.where(self.negative_count > 0, self.log_squares, 0.0)
+        return jnp.exp(2.0 * log_sum - log_squares)
+
+
+def negative_stats(
     similarity: Float[Array, "N M"],
     is_negative: Bool[Array, "N M"],
-    weighted_logits: Float[Array, "N M"],
     log_weight: Float[Array, "N M"] | None,
     log_weight_cap: float | None,
-    log_renormalization: Float[Array, " N"],
-) -> LossStats:
-    """Describes a block of rows.
-
-    `weighted_logits` are those of `P̄`'s negatives, -inf elsewhere; `log_renormalization` is log(P̄ / P) of a
-    weight of 1.
-    """
+    log_squares: Float[Array, " N"],
+) -> NegativeStats:
+    """Describes the negatives among some columns."""
     candidates = jnp.where(is_negative, similarity, -jnp.inf)
-    has_negative = jnp.any(is_negative, axis=1)
-    log_amplification = log_renormalization
+    hardest_similarity = jnp.max(candidates, axis=1)
+    hardest_log_weight = jnp.zeros_like(hardest_similarity)
     capped = jnp.zeros_like(is_negative)
     if log_weight is not None:
         hardest = jnp.argmax(candidates, axis=1)[:, None]
-        log_amplification += jnp.take_along_axis(log_weight, hardest, axis=1)[:, 0]
+        hardest_log_weight = jnp.take_along_axis(log_weight, hardest, axis=1)[:, 0]
         if log_weight_cap is not None:
             capped = is_negative & (log_weight >= log_weight_cap)
-    # Relative to the largest: effective counts do not depend on a common factor.
-    largest = jnp.where(has_negative, jnp.max(weighted_logits, axis=1), 0.0)
-    share = jnp.exp(weighted_logits - largest[:, None])
-    sum_of_squares = jnp.where(has_negative, jnp.sum(share**2, axis=1), 1.0)
-    return LossStats(
-        weight=weight,
-        loss=loss,
-        positive_similarity=positive_similarity,
-        hardest_negative_similarity=jnp.max(candidates, axis=1),
-        hardest_negative_amplification=jnp.where(has_negative, jnp.exp(log_amplification), 1.0),
-        positive_pull=positive_pull,
-        effective_negatives=jnp.sum(share, axis=1) ** 2 / sum_of_squares,
-        negative_count=jnp.sum(is_negative, axis=1, dtype=jnp.int32),
-        capped_weight_count=jnp.sum(capped, axis=1, dtype=jnp.int32),
+    return NegativeStats(
+        hardest_similarity,
+        hardest_log_weight,
+        log_squares,
+        jnp.sum(is_negative, axis=1, dtype=jnp.int32),
+        jnp.sum(capped, axis=1, dtype=jnp.int32),
     )
