@@ -25,7 +25,7 @@ def compute_loss(
     problem, row_weights = lay_out(inputs, options, recipe, weight_parameters)
     loss, stats = contrastive_loss(*problem)
     if options.symmetric:
-        backward_loss, _ = contrastive_loss(*transpose(problem, own_positives=inputs.positives is None))
+        backward_loss, _ = contrastive_loss(*transpose(problem))
         loss = (loss + backward_loss) / 2
     if stats is None:
         return loss

@@ -160,7 +160,7 @@ def ega_loss(
         ValueError: A shape or an option is wrong.
         TypeError: A dtype is wrong, or `mask` closes over a traced array.
     """
-    recipe, weight_parameters = _ega_recipe(hardness, combine, alpha, beta, log_weight_cap)
+    recipe, weight_parameters = ega_recipe(hardness, combine, alpha, beta, log_weight_cap)
     options = Options(
         negatives=negatives,
         temperature=temperature,
@@ -237,9 +237,14 @@ def info_nce_loss(
     return compute_loss(queries, targets, options, Recipe())
 
 
-def _ega_recipe(
-    hardness: str, combine: str, alpha: Any, beta: Any, log_weight_cap: float
+def ega_recipe(
+    hardness: str = "relative",
+    combine: str = DEFAULTS.combine,
+    alpha: Any = DEFAULTS.alpha,
+    beta: Any = DEFAULTS.beta,
+    log_weight_cap: float = 20.0,
 ) -> tuple[Recipe, tuple[Array, ...]]:
+    """Returns what makes the kernel compute EGA: a recipe, and the parameters of its log-weight function."""
     if hardness not in hardness_functions.HARDNESS:
         raise ValueError(f"hardness must be one of {list(hardness_functions.HARDNESS)}, got {hardness!r}")
     if combine not in hardness_functions.COMBINE:

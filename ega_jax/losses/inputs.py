@@ -35,6 +35,7 @@ class Options:
     precision: Any = None
     block_size: int | None = None
     axis_name: collectives.AxisName = None
+    exchange: str = "all_gather"
     reduction: str = "mean"
     return_stats: bool = False
 
@@ -70,6 +71,8 @@ def check(queries: Any, targets: Any, options: Options) -> Inputs:
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     collectives.check(options.axis_name)
+    if options.exchange == "ring":
+        _check_ring(options)
 
     queries, targets, shared, own = _embeddings(queries, targets, options.negatives)
     rows, columns = queries.shape[0], targets.shape[0]
@@ -99,6 +102,14 @@ def check(queries: Any, targets: Any, options: Options) -> Inputs:
         mask=mask,
         mask_fn=mask_fn,
     )
+
+
+def _check_ring(options: Options) -> None:
+    """Refuses what needs all columns of a row at once."""
+    if options.top_k is not None:
+        raise ValueError('top_k needs all columns at once: use exchange="all_gather"')
+    if options.mask is not None and not callable(options.mask):
+        raise ValueError("a ring exchange sees few columns at a time: use a mask function")
 
 
 def scalar(name: str, value: Any, dtype: Any, *, positive: bool = False) -> Array:

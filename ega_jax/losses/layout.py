@@ -113,6 +113,8 @@ def lay_out(
         learnable_temperature=not isinstance(options.temperature, (int, float)),
         with_stats=options.return_stats,
         top_k=options.top_k,
+        own_positives=inputs.positives is None,
+        exchange=options.exchange,
         axis_name=axis_name,
         block_size=options.block_size,
     )
@@ -147,29 +149,26 @@ def lay_out(
     return Problem(recipe, *collectives.vary_alike(arrays)), row_weights
 
 
-def transpose(problem: Problem, own_positives: bool) -> Problem:
+def transpose(problem: Problem) -> Problem:
     """Lays out the target-to-query problem: the positive of each query against all queries.
 
     Queries of weight 0 are no negatives, nor are those that share the positive. Own negatives have no part in
     it.
 
-    Args:
-        problem: The query-to-target problem.
-        own_positives: Whether the positives are the first targets of this device, as by default.
     """
     recipe, embeddings, rows, columns, scalars = problem
     queries, targets, temperature, _ = embeddings
     num_rows = queries.shape[0]
 
     def of_positives(values: Array) -> Array:
-        if own_positives:
+        if recipe.own_positives:
             return values[:num_rows]
         return collectives.gather(recipe.axis_name, values)[rows.positives]
 
     keys = [(of_positives(column), row) for row, column in zip(rows.keys, columns.keys, strict=True)]
     keys.append((rows.positives, rows.positives))
     return Problem(
-        dataclasses.replace(recipe, mask_transposed=True, with_stats=False),
+        dataclasses.replace(recipe, mask_transposed=True, with_stats=False, own_positives=True),
         Embeddings(of_positives(targets), queries, temperature),
         Rows(
             scale=rows.scale,

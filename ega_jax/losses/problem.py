@@ -74,6 +74,8 @@ class Recipe:
         precision: Of the matrix products, as in `jax.lax.dot_general`.
         learnable_temperature: Compute the temperature's cotangent too.
         with_stats: Compute per-row statistics too.
+        own_positives: Each row's positive is among its own device's columns.
+        exchange: How devices see each other's columns: "all_gather" or "ring".
         axis_name: Mesh axes over which rows and columns are spread, inside `jax.shard_map`.
         block_size: How many rows to handle at a time; None decides by the size of the logits.
     """
@@ -89,5 +91,7 @@ class Recipe:
     precision: Any = None
     learnable_temperature: bool = False
     with_stats: bool = False
+    own_positives: bool = True
+    exchange: str = "all_gather"
     axis_name: collectives.AxisName = None
     block_size: int | None = None

@@ -110,6 +110,13 @@ def sum_negatives(recipe: Recipe, pairs: Comparison) -> NegativeSums:
     return NegativeSums(log_odds, weighted_log_odds, stats)
 
 
+def no_negatives(recipe: Recipe, like: Float[Array, ...]) -> NegativeSums:
+    """Sums over no columns at all."""
+    nothing, count = jnp.full_like(like, -jnp.inf), jnp.zeros_like(like, jnp.int32)
+    stats = NegativeStats(nothing, jnp.zeros_like(like), nothing, count, count) if recipe.with_stats else None
+    return NegativeSums(nothing, nothing, stats)
+
+
 def merge(some: NegativeSums, others: NegativeSums) -> NegativeSums:
     """Sums over two disjoint sets of columns."""
     return NegativeSums(

@@ -10,12 +10,16 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from ega_jax.losses.ega import ega_loss
+from ega_jax.losses.compute import compute_loss
+from ega_jax.losses.ega import ega_recipe
+from ega_jax.losses.inputs import Options
 from ega_jax.losses.stats import LossStats
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
+# Options of EGA alone.
+_EGA = ("hardness", "combine", "alpha", "beta", "log_weight_cap")
 # Options whose leading axis is that of the queries or of the targets.
 _SHARDED = (
     "negatives",
@@ -39,10 +43,14 @@ def sharded_ega_loss(
 ) -> Callable[..., Float[Array, ""] | tuple[Float[Array, ""], LossStats]]:
     """Makes an `ega_loss` whose rows and columns are spread over the devices of a mesh.
 
-    Equal to `ega_loss` of the same global arrays, in value, gradients and statistics. Each device holds its
-    rows, gathers the columns of all, streams its rows over them, and gets back the summed gradient of its own
-    columns: one all-gather, one reduce-scatter, one all-reduce of a scalar, and O(M D) memory a device
-        besides one block of logits.
+    Equal to `ega_loss` of the same global arrays, in value, gradients and statistics. By `exchange`:
+
+        "all_gather"  Each device gathers the columns of all, streams its rows over them, and gets back the
+                      summed gradient of its own columns: one all-gather, one reduce-scatter, one all-reduce;
+                      O(M D) memory a device, besides one block of logits.
+        "ring"        Columns travel round the devices, once for the sums and once, with their gradients, for
+                      the gradients: one more matrix product, O((N + M) D / devices) memory. For when the
+                      columns of all do not fit. Takes no `top_k` and no mask array.
 
         loss_fn = sharded_ega_loss(mesh, ("data", "fsdp"), temperature=0.02)
         loss = loss_fn(queries, targets, weights=weights)
@@ -51,7 +59,7 @@ def sharded_ega_loss(
         mesh: Of Auto or Explicit axes.
         axes: Mesh axes that rows and columns are sharded over, in this order; the loss is replicated over
             others.
-        exchange: How devices see each other's columns: "all_gather".
+        exchange: "all_gather" or "ring".
         **options: Of `ega_loss`, but for `axis_name`; array-valued ones may as well be passed with each call.
 
     Returns:
@@ -66,8 +74,8 @@ def sharded_ega_loss(
     missing = [axis for axis in axes if axis not in mesh.shape]
     if missing or not axes:
         raise ValueError(f"axes {missing or axes} are not among the mesh's {tuple(mesh.shape)}")
-    if exchange != "all_gather":
-        raise ValueError(f'exchange must be "all_gather", got {exchange!r}')
+    if exchange not in ("all_gather", "ring"):
+        raise ValueError(f'exchange must be "all_gather" or "ring", got {exchange!r}')
     if "axis_name" in options:
         raise ValueError("sharded_ega_loss sets axis_name itself, from axes")
     num_devices = math.prod(mesh.shape[axis] for axis in axes)
@@ -86,7 +94,11 @@ def sharded_ega_loss(
             for name in ("target_ids", "target_mask"):
                 if isinstance(arrays.get(name), tuple):  # of targets and of shared negatives
                     arrays[name] = jnp.concatenate(arrays[name])
-            return ega_loss(**arrays, **static, axis_name=axes)
+            given = {**arrays, **static}
+            recipe = ega_recipe(**{name: given.pop(name) for name in _EGA if name in given})
+            queries, targets = given.pop("queries"), given.pop("targets")
+            options = Options(**given, axis_name=axes, exchange=exchange)
+            return compute_loss(queries, targets, options, *recipe)
 
         out_specs = (replicated, by_row) if static.get("return_stats") else replicated
         return jax.shard_map(local_loss, mesh=mesh, in_specs=(specs,), out_specs=out_specs)(arrays)

@@ -95,6 +95,34 @@ def test_equals_one_device(mesh_name, name):
     chex.assert_trees_all_close(jax.device_get(actual), jax.device_get(expected), rtol=2e-5, atol=1e-5)
 
 
+RING = [name for name in OPTIONS if name not in ("mask", "shared negatives", "own negatives")]
+
+
+@pytest.mark.parametrize("name", [*RING, "own negatives, all"])
+def test_ring_equals_one_device(name):
+    mesh, axes = make_mesh("2 x 2 x 2" if name == "padding" else "4 x 2")
+    options = OPTIONS.get(name) or {**OPTIONS["own negatives"], "top_k": None, "return_stats": True}
+    actual = steps(sharded_ega_loss(mesh, axes, exchange="ring"), **options)
+    expected = steps(ega_loss, **options)
+    chex.assert_trees_all_close(jax.device_get(actual), jax.device_get(expected), rtol=5e-5, atol=1e-5)
+
+
+def test_ring_memory_does_not_grow_with_devices():
+    """At equal rows a device, what a device holds stays the same; nothing is gathered."""
+    local, features, block_size = 256, 64, 32
+    bytes_by_devices = {}
+    for devices in (2, 8):
+        mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
+        sharding = NamedSharding(mesh, PartitionSpec("data"))
+        shape = jax.ShapeDtypeStruct((devices * local, features), jnp.float32, sharding=sharding)
+        loss = sharded_ega_loss(mesh, "data", exchange="ring", block_size=block_size)
+        compiled = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(shape, shape).compile()
+        assert " all-gather(" not in compiled.as_text()
+        bytes_by_devices[devices] = compiled.memory_analysis().temp_size_in_bytes
+    assert bytes_by_devices[8] < 1.1 * bytes_by_devices[2]
+    assert bytes_by_devices[8] < 20 * 4 * local * features + 8 * 4 * block_size * local
+
+
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_sharded_arrays_stay_sharded(axis_type):
     mesh, axes = make_mesh("4 x 2", axis_type)
@@ -227,6 +255,12 @@ BAD_CALLS = {
     "exchange": ({"exchange": "telepathy"}, {}, "exchange must be"),
     "axis_name": ({"axis_name": "data"}, {}, "sets axis_name itself"),
     "lengths": ({}, {"negatives": np.ones((3, FEATURES))}, "negatives of length 3 cannot be spread"),
+    "ring and top_k": ({"exchange": "ring"}, {"top_k": 3}, "top_k needs all columns at once"),
+    "ring and masks": (
+        {"exchange": "ring"},
+        {"mask": np.ones((ROWS, COLUMNS), bool)},
+        "use a mask function",
+    ),
     "symmetric masks": ({"symmetric": True}, {"mask": np.ones((ROWS, COLUMNS), bool)}, "use a mask function"),
 }
 

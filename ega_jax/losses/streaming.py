@@ -1,0 +1,115 @@
+"""Streams blocks of rows over all columns.
+
+A block sees all columns, so its sums are final at once, and its rows of the queries' gradient and its share of
+the targets' come out of the same pass: three matrix products, no N x M array.
+
+Over a mesh, each device has rows and columns of its own. It gathers the columns of all, and the targets'
+gradients are summed back to where they belong: one all-gather, one reduce-scatter, one all-reduce of a scalar.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ega_jax.losses import blocks, collectives, products, row_block
+from ega_jax.losses.problem import Columns, Embeddings, Recipe, Rows, Scalars
+from ega_jax.losses.stats import LossStats
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+
+def evaluate(
+    recipe: Recipe,
+    embeddings: Embeddings,
+    rows: Rows,
+    columns: Columns,
+    scalars: Scalars,
+    *,
+    with_gradient: bool,
+) -> tuple[Float[Array, ""], LossStats | None, Embeddings | None]:
+    """Returns Σ scale · loss, the rows' statistics and the gradients, the last two if they are asked for."""
+    queries, local_targets, temperature, own_negatives = embeddings
+    normalize, precision, axis_name = recipe.normalize, recipe.precision, recipe.axis_name
+    local_target_norms = products.inverse_norms(local_targets, normalize)
+    targets, target_norms, columns = collectives.gather(axis_name, (local_targets, local_target_norms, columns))
+    num_rows, num_columns = queries.shape[0], targets.shape[0]
+
+    def block(queries: Array, own: Array | None, rows: Rows) -> tuple[_Sums, _RowOutputs]:
+        norms = products.inverse_norms(queries, normalize)
+        similarity = products.similarities(queries, targets, norms, target_norms, precision)
+        if own is not None:
+            own_norms = products.inverse_norms(own, normalize)
+            of_own = products.own_similarities(queries, own, norms, own_norms, precision)
+            similarity = jnp.concatenate([similarity, of_own], axis=1)
+        positive = row_block.positive_similarities(similarity, rows, columns)
+        pairs = row_block.compare(recipe, similarity, positive, temperature, rows, columns, scalars)
+        losses = row_block.row_losses(recipe, rows, positive, row_block.sum_negatives(recipe, pairs))
+        loss = jnp.sum(jnp.where(rows.scale != 0, rows.scale * losses.loss, 0.0))
+        if not with_gradient:
+            return _Sums(loss), _RowOutputs(losses.stats)
+
+        all_gradients, of_temperature = row_block.similarity_gradient(recipe, pairs, losses, temperature, rows)
+        gradient, own_gradient = all_gradients[:, :num_columns], None
+        query_gradient = products.unit_query_gradients(gradient, targets, target_norms, precision)
+        target_gradient = products.unit_target_gradients(gradient, queries, norms, precision)
+        if own is not None:
+            more, own_gradient = products.own_unit_gradients(
+                all_gradients[:, num_columns:], queries, own, norms, own_norms, precision
+            )
+            query_gradient += more
+            own_gradient = products.through_norm(own_gradient, own, own_norms, normalize)
+        query_gradient = products.through_norm(query_gradient, queries, norms, normalize)
+        return (
+            _Sums(loss, target_gradient, of_temperature),
+            _RowOutputs(losses.stats, query_gradient, own_gradient),
+        )
+
+    inputs = (queries, own_negatives, rows)
+    num_blocks = blocks.count_blocks(num_rows, num_columns, recipe.block_size)
+    if num_blocks == 1:
+        sums, outputs = block(*inputs)
+    else:
+
+        def step(sums: _Sums, inputs: Any) -> tuple[_Sums, _RowOutputs]:
+            more, outputs = block(*inputs)
+            return jax.tree.map(jnp.add, sums, more), outputs
+
+        inputs = blocks.cut(inputs, num_blocks)
+        shapes, _ = jax.eval_shape(block, *jax.tree.map(lambda x: x[0], inputs))
+        zeros = jax.tree.map(
+            lambda x: collectives.vary(collectives.varying_axes(x), jnp.zeros(x.shape, x.dtype)), shapes
+        )
+        sums, outputs = jax.lax.scan(step, zeros, inputs)
+        outputs = blocks.join(outputs, num_rows)
+
+    loss = collectives.total(axis_name, sums.loss)
+    if sums.unit_target_gradient is None or outputs.query_gradient is None:
+        return loss, outputs.stats, None
+    target_gradient = collectives.scatter_total(axis_name, sums.unit_target_gradient)
+    gradients = Embeddings(
+        outputs.query_gradient,
+        products.through_norm(target_gradient, local_targets, local_target_norms, normalize),
+        jnp.zeros_like(temperature) if sums.temperature_gradient is None else sums.temperature_gradient,
+        outputs.own_gradient,
+    )
+    return loss, outputs.stats, gradients
+
+
+class _Sums(NamedTuple):
+    """What is summed over blocks. Gradients are None where none are asked for."""
+
+    loss: Float[Array, ""]
+    unit_target_gradient: Float[Array, "M D"] | None = None
+    temperature_gradient: Float[Array, ""] | None = None
+
+
+class _RowOutputs(NamedTuple):
+    """What is stacked over blocks."""
+
+    stats: LossStats | None
+    query_gradient: Float[Array, "N D"] | None = None
+    own_gradient: Float[Array, "N K D"] | None = None
