@@ -1,6 +1,6 @@
 """The embedded example: a tiny LLaVA-OneVision learns to read Unicode's characters, on two CPU cores in minutes.
 
-    ega-jax train configs/glyphs.py --run-dir runs/demo
+ega-jax train configs/glyphs.py --run-dir runs/demo
 """
 
 from ega_jax.training.config import (
