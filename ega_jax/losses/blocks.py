@@ -1,11 +1,15 @@
-"""Rows in blocks: how many, and how arrays are cut."""
+"""Rows in blocks: how many, and a loop over them."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+
+from ega_jax.losses import collectives
 
 Tree = TypeVar("Tree")
 
@@ -28,25 +32,57 @@ def count_blocks(num_rows: int, num_columns: int, block_size: int | None) -> int
     return -(-num_rows // block_size)
 
 
-def cut(tree: Tree, num_blocks: int) -> Tree:
-    """Cuts the leading axis into blocks: (N, ...) to (num_blocks, rows, ...), padded with zeros.
+def scan(function: Callable[[Any], tuple[Any, Any]], rows: Any, num_blocks: int) -> tuple[Any, Any]:
+    """Calls `sums, outputs = function(block)` for each block of rows; adds up the sums, puts the outputs in
+    place.
 
-    Block b holds rows b, b + num_blocks, ...: so where rows are sharded over devices, every device has its
-    part of every block.
+    Block b holds rows b, b + num_blocks, ...: so where rows are sharded over devices, every device has its part
+    of every block. The last blocks are padded with zeros.
+
+    Args:
+        function: Of a tree of arrays with rows as leading axis, as in `rows`. So are its outputs, not its sums.
+        rows: A tree of arrays with N as leading axis.
+        num_blocks: How many blocks.
+
+    Returns:
+        The sums, and the outputs with N as leading axis.
     """
+    if num_blocks == 1:
+        return function(rows)
+    num_rows = jax.tree.leaves(rows)[0].shape[0]
+    rows = cut(rows, num_blocks)
+
+    def take(number: Any) -> Any:
+        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, number, axis=1, keepdims=False), rows)
+
+    def zeros(shape: Any, *, all_blocks: bool) -> Any:
+        lengths = (shape.shape[0], num_blocks, *shape.shape[1:]) if all_blocks else shape.shape
+        return collectives.vary(collectives.varying_axes(shape), jnp.zeros(lengths, shape.dtype))
+
+    def step(totals: tuple[Any, Any], number: Any) -> tuple[tuple[Any, Any], None]:
+        sums, outputs = function(take(number))
+
+        # In place: stacking the outputs would take another array to bring them into the order of the rows.
+        def put(all_outputs: Any, outputs: Any) -> Any:
+            return jax.lax.dynamic_update_index_in_dim(all_outputs, outputs, number, axis=1)
+
+        return (jax.tree.map(jnp.add, totals[0], sums), jax.tree.map(put, totals[1], outputs)), None
+
+    sums, outputs = jax.eval_shape(lambda: function(take(0)))
+    totals = (
+        jax.tree.map(functools.partial(zeros, all_blocks=False), sums),
+        jax.tree.map(functools.partial(zeros, all_blocks=True), outputs),
+    )
+    sums, outputs = jax.lax.scan(step, totals, jnp.arange(num_blocks))[0]
+    return sums, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num_rows], outputs)
+
+
+def cut(tree: Tree, num_blocks: int) -> Tree:
+    """Reshapes (N, ...) to (rows, num_blocks, ...), padded with zeros."""
 
     def cut_array(array: Any) -> Any:
         rows = -(-array.shape[0] // num_blocks)
         padding = [(0, rows * num_blocks - array.shape[0])] + [(0, 0)] * (array.ndim - 1)
-        return jnp.pad(array, padding).reshape(rows, num_blocks, *array.shape[1:]).swapaxes(0, 1)
+        return jnp.pad(array, padding).reshape(rows, num_blocks, *array.shape[1:])
 
     return jax.tree.map(cut_array, tree)
-
-
-def join(tree: Tree, num_rows: int) -> Tree:
-    """Undoes `cut`."""
-
-    def join_array(array: Any) -> Any:
-        return array.swapaxes(0, 1).reshape(-1, *array.shape[2:])[:num_rows]
-
-    return jax.tree.map(join_array, tree)

@@ -47,26 +47,18 @@ def similarities(
     return products * query_inverse_norms[:, None] * target_inverse_norms[None, :]
 
 
-def unit_query_gradients(
-    similarity_gradient: Float[Array, "N M"],
-    targets: Float[Array, "M D"],
-    target_inverse_norms: Float[Array, " M"],
-    precision: Any,
+def query_gradients(
+    product_gradient: Float[Array, "N M"], targets: Float[Array, "M D"], precision: Any
 ) -> Float[Array, "N D"]:
-    """Returns the gradient with respect to the normalised queries."""
-    weights = similarity_gradient * target_inverse_norms[None, :]
-    return _dot(*_gradient_operands(weights, targets), _CONTRACT_COLUMNS, precision)
+    """Returns the gradient by queries, given that by the undivided products; see `project`."""
+    return _dot(*_gradient_operands(product_gradient, targets), _CONTRACT_COLUMNS, precision)
 
 
-def unit_target_gradients(
-    similarity_gradient: Float[Array, "N M"],
-    queries: Float[Array, "N D"],
-    query_inverse_norms: Float[Array, " N"],
-    precision: Any,
+def target_gradients(
+    product_gradient: Float[Array, "N M"], queries: Float[Array, "N D"], precision: Any
 ) -> Float[Array, "M D"]:
-    """Returns the gradient with respect to the normalised targets."""
-    weights = similarity_gradient * query_inverse_norms[:, None]
-    return _dot(*_gradient_operands(weights, queries), _CONTRACT_ROWS, precision)
+    """Returns the gradient by targets, given that by the undivided products; see `project`."""
+    return _dot(*_gradient_operands(product_gradient, queries), _CONTRACT_ROWS, precision)
 
 
 def own_similarities(
@@ -81,33 +73,29 @@ def own_similarities(
     return products * query_inverse_norms[:, None] * negative_inverse_norms
 
 
-def own_unit_gradients(
-    similarity_gradient: Float[Array, "N K"],
+def own_gradients(
+    product_gradient: Float[Array, "N K"],
     queries: Float[Array, "N D"],
     negatives: Float[Array, "N K D"],
-    query_inverse_norms: Float[Array, " N"],
-    negative_inverse_norms: Float[Array, "N K"],
     precision: Any,
 ) -> tuple[Float[Array, "N D"], Float[Array, "N K D"]]:
-    """Returns the gradients with respect to the normalised queries and the normalised own negatives."""
-    weights = similarity_gradient * negative_inverse_norms
-    of_queries = _dot(*_gradient_operands(weights, negatives), _CONTRACT_OWN, precision)
-    units = queries.astype(similarity_gradient.dtype) * query_inverse_norms[:, None]
-    return of_queries, similarity_gradient[:, :, None] * units[:, None, :]
+    """Returns the gradients by queries and by own negatives, likewise."""
+    of_queries = _dot(*_gradient_operands(product_gradient, negatives), _CONTRACT_OWN, precision)
+    queries = queries.astype(product_gradient.dtype)
+    return of_queries, product_gradient[:, :, None] * queries[:, None, :]
 
 
-def through_norm(
-    unit_gradient: Float[Array, "*N D"],
+def project(
+    gradient: Float[Array, "*N D"],
     embeddings: Float[Array, "*N D"],
     embedding_inverse_norms: Float[Array, "*N"],
     normalize: bool,
 ) -> Float[Array, "*N D"]:
-    """Carries a gradient from normalised rows back to the rows: the part along the row drops out."""
+    """Accounts for the norms' own dependence on the embeddings: what points along a row drops out."""
     if not normalize:
-        return unit_gradient
-    inverse = embedding_inverse_norms[..., None]
-    unit = embeddings.astype(unit_gradient.dtype) * inverse
-    return inverse * (unit_gradient - unit * jnp.sum(unit * unit_gradient, axis=-1, keepdims=True))
+        return gradient
+    unit = embeddings.astype(gradient.dtype) * embedding_inverse_norms[..., None]
+    return gradient - unit * jnp.sum(unit * gradient, axis=-1, keepdims=True)
 
 
 def _gradient_operands(weights: Array, embeddings: Array) -> tuple[Array, Array]:

@@ -61,8 +61,8 @@ def evaluate(
     norms = products.inverse_norms(queries, normalize)
     own = None if negatives is None else _Own(negatives, products.inverse_norms(negatives, normalize))
     positive = _positive_similarities(recipe, queries, norms, rows, home)
+    residents = _Resident(queries, norms, own, positive, rows)
     num_blocks = blocks.count_blocks(num_rows, targets.shape[0], recipe.block_size)
-    residents = blocks.cut(_Resident(queries, norms, own, positive, rows), num_blocks)
 
     def compare(resident: _Resident, visitor: _Visitor) -> row_block.Comparison:
         similarity = products.similarities(resident.queries, visitor.targets, resident.norms, visitor.norms, precision)
@@ -81,65 +81,58 @@ def evaluate(
         )
 
     def sum_over(visitor: _Visitor, sums: Any) -> tuple[_Visitor, Any]:
-        more = jax.lax.map(lambda r: row_block.sum_negatives(recipe, compare(r, visitor)), residents)
+        def block(resident: _Resident) -> tuple[None, row_block.NegativeSums]:
+            return None, row_block.sum_negatives(recipe, compare(resident, visitor))
+
+        _, more = blocks.scan(block, residents, num_blocks)
         return visitor, row_block.merge(sums, more)
 
-    sums = row_block.no_negatives(recipe, residents.positive_similarity)
-    _, sums = _round_trip(recipe, sum_over, home, sums)
+    _, sums = _round_trip(recipe, sum_over, home, row_block.no_negatives(recipe, positive))
     if own is not None:
-        of_own = jax.lax.map(lambda r: row_block.sum_negatives(recipe, compare_own(r)), residents)
-        sums = row_block.merge(sums, of_own)
-    losses = row_block.row_losses(recipe, residents.rows, residents.positive_similarity, sums)
-    scale = residents.rows.scale
-    loss = collectives.total(recipe.axis_name, jnp.sum(jnp.where(scale != 0, scale * losses.loss, 0.0)))
-    stats = blocks.join(losses.stats, num_rows)
+        sums = row_block.merge(sums, row_block.sum_negatives(recipe, compare_own(residents)))
+    losses = row_block.row_losses(recipe, rows, positive, sums)
+    scaled = jnp.where(rows.scale != 0, rows.scale * losses.loss, 0.0)
+    loss = collectives.total(recipe.axis_name, jnp.sum(scaled))
     if not with_gradient:
-        return loss, stats, None
+        return loss, losses.stats, None
 
-    def gradients_over(traveller: tuple[_Visitor, Array], totals: Any) -> Any:
+    def differentiate(traveller: tuple[_Visitor, Array], totals: Any) -> Any:
         visitor, of_targets = traveller
 
-        def step(of_targets: Array, block: tuple[_Resident, row_block.RowLosses]) -> Any:
-            resident, losses = block
+        def block(inputs: tuple[_Resident, row_block.RowLosses]) -> tuple[Any, Array]:
+            resident, losses = inputs
             gradient, of_temperature = row_block.similarity_gradient(
                 recipe, compare(resident, visitor), losses, temperature, resident.rows
             )
-            of_targets += products.unit_target_gradients(gradient, resident.queries, resident.norms, precision)
-            of_queries = products.unit_query_gradients(gradient, visitor.targets, visitor.norms, precision)
-            return of_targets, (of_queries, of_temperature)
+            gradient *= resident.norms[:, None] * visitor.norms[None, :]
+            of_targets = products.target_gradients(gradient, resident.queries, precision)
+            of_queries = products.query_gradients(gradient, visitor.targets, precision)
+            return (of_targets, of_temperature), of_queries
 
-        of_targets, more = jax.lax.scan(step, of_targets, (residents, losses))
-        return (visitor, of_targets), jax.tree.map(jnp.add, totals, more)
+        (more, of_temperature), of_queries = blocks.scan(block, (residents, losses), num_blocks)
+        return (visitor, of_targets + more), jax.tree.map(jnp.add, totals, (of_queries, of_temperature))
 
-    def own_gradients(block: tuple[_Resident, row_block.RowLosses]) -> Any:
-        resident, losses = block
-        assert resident.own is not None
-        gradient, of_temperature = row_block.similarity_gradient(
-            recipe, compare_own(resident), losses, temperature, resident.rows
-        )
-        of_queries, of_own = products.own_unit_gradients(
-            gradient, resident.queries, resident.own.negatives, resident.norms, resident.own.norms, precision
-        )
-        return (of_queries, of_temperature), of_own
-
-    dtype = products.accumulator_dtype(queries.dtype)
-    no_temperature = jnp.zeros_like(scale[:, 0]) if recipe.learnable_temperature else None
-    totals = (jnp.zeros_like(residents.queries, dtype), no_temperature)
+    dtype = loss.dtype
     traveller = (home, jnp.zeros_like(targets, dtype))
-    (_, of_targets), totals = _round_trip(recipe, gradients_over, traveller, totals)
+    totals = (jnp.zeros_like(queries, dtype), jnp.zeros_like(temperature) if recipe.learnable_temperature else None)
+    (_, of_targets), totals = _round_trip(recipe, differentiate, traveller, totals)
     of_own = None
     if own is not None:
-        more, of_own = jax.lax.map(own_gradients, (residents, losses))
-        totals = jax.tree.map(jnp.add, totals, more)
-        of_own = products.through_norm(blocks.join(of_own, num_rows), *own, normalize)
+        gradient, of_temperature = row_block.similarity_gradient(
+            recipe, compare_own(residents), losses, temperature, rows
+        )
+        gradient *= norms[:, None] * own.norms
+        of_queries, of_own = products.own_gradients(gradient, queries, own.negatives, precision)
+        of_own = products.project(of_own, *own, normalize)
+        totals = jax.tree.map(jnp.add, totals, (of_queries, of_temperature))
     of_queries, of_temperature = totals
     gradients = Embeddings(
-        products.through_norm(blocks.join(of_queries, num_rows), queries, norms, normalize),
-        products.through_norm(of_targets, targets, home.norms, normalize),
-        jnp.zeros_like(temperature) if of_temperature is None else jnp.sum(of_temperature),
+        products.project(of_queries, queries, norms, normalize),
+        products.project(of_targets, targets, home.norms, normalize),
+        jnp.zeros_like(temperature) if of_temperature is None else of_temperature,
         of_own,
     )
-    return loss, stats, gradients
+    return loss, losses.stats, gradients
 
 
 def _positive_similarities(

@@ -9,9 +9,8 @@ gradients are summed back to where they belong: one all-gather, one reduce-scatt
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from ega_jax.losses import blocks, collectives, products, row_block
@@ -38,7 +37,8 @@ def evaluate(
     targets, target_norms, columns = collectives.gather(axis_name, (local_targets, local_target_norms, columns))
     num_rows, num_columns = queries.shape[0], targets.shape[0]
 
-    def block(queries: Array, own: Array | None, rows: Rows) -> tuple[_Sums, _RowOutputs]:
+    def block(inputs: tuple[Array, Array | None, Rows]) -> tuple[_Sums, _RowOutputs]:
+        queries, own, rows = inputs
         norms = products.inverse_norms(queries, normalize)
         similarity = products.similarities(queries, targets, norms, target_norms, precision)
         if own is not None:
@@ -53,46 +53,32 @@ def evaluate(
             return _Sums(loss), _RowOutputs(losses.stats)
 
         all_gradients, of_temperature = row_block.similarity_gradient(recipe, pairs, losses, temperature, rows)
-        gradient, own_gradient = all_gradients[:, :num_columns], None
-        query_gradient = products.unit_query_gradients(gradient, targets, target_norms, precision)
-        target_gradient = products.unit_target_gradients(gradient, queries, norms, precision)
+        # With both norms in it, one array serves both products.
+        gradient = all_gradients[:, :num_columns] * norms[:, None] * target_norms[None, :]
+        query_gradient = products.query_gradients(gradient, targets, precision)
+        target_gradient = products.target_gradients(gradient, queries, precision)
+        own_gradient = None
         if own is not None:
-            more, own_gradient = products.own_unit_gradients(
-                all_gradients[:, num_columns:], queries, own, norms, own_norms, precision
-            )
+            gradient = all_gradients[:, num_columns:] * norms[:, None] * own_norms
+            more, own_gradient = products.own_gradients(gradient, queries, own, precision)
             query_gradient += more
-            own_gradient = products.through_norm(own_gradient, own, own_norms, normalize)
-        query_gradient = products.through_norm(query_gradient, queries, norms, normalize)
+            own_gradient = products.project(own_gradient, own, own_norms, normalize)
+        query_gradient = products.project(query_gradient, queries, norms, normalize)
         return (
             _Sums(loss, target_gradient, of_temperature),
             _RowOutputs(losses.stats, query_gradient, own_gradient),
         )
 
-    inputs = (queries, own_negatives, rows)
     num_blocks = blocks.count_blocks(num_rows, num_columns, recipe.block_size)
-    if num_blocks == 1:
-        sums, outputs = block(*inputs)
-    else:
-
-        def step(sums: _Sums, inputs: Any) -> tuple[_Sums, _RowOutputs]:
-            more, outputs = block(*inputs)
-            return jax.tree.map(jnp.add, sums, more), outputs
-
-        inputs = blocks.cut(inputs, num_blocks)
-        shapes, _ = jax.eval_shape(block, *jax.tree.map(lambda x: x[0], inputs))
-        zeros = jax.tree.map(
-            lambda x: collectives.vary(collectives.varying_axes(x), jnp.zeros(x.shape, x.dtype)), shapes
-        )
-        sums, outputs = jax.lax.scan(step, zeros, inputs)
-        outputs = blocks.join(outputs, num_rows)
+    sums, outputs = blocks.scan(block, (queries, own_negatives, rows), num_blocks)
 
     loss = collectives.total(axis_name, sums.loss)
-    if sums.unit_target_gradient is None or outputs.query_gradient is None:
+    if sums.target_gradient is None or outputs.query_gradient is None:
         return loss, outputs.stats, None
-    target_gradient = collectives.scatter_total(axis_name, sums.unit_target_gradient)
+    target_gradient = collectives.scatter_total(axis_name, sums.target_gradient)
     gradients = Embeddings(
         outputs.query_gradient,
-        products.through_norm(target_gradient, local_targets, local_target_norms, normalize),
+        products.project(target_gradient, local_targets, local_target_norms, normalize),
         jnp.zeros_like(temperature) if sums.temperature_gradient is None else sums.temperature_gradient,
         outputs.own_gradient,
     )
@@ -103,12 +89,12 @@ class _Sums(NamedTuple):
     """What is summed over blocks. Gradients are None where none are asked for."""
 
     loss: Float[Array, ""]
-    unit_target_gradient: Float[Array, "M D"] | None = None
+    target_gradient: Float[Array, "M D"] | None = None
     temperature_gradient: Float[Array, ""] | None = None
 
 
 class _RowOutputs(NamedTuple):
-    """What is stacked over blocks."""
+    """What each row gets. Gradients are None where none are asked for."""
 
     stats: LossStats | None
     query_gradient: Float[Array, "N D"] | None = None

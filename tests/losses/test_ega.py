@@ -299,17 +299,23 @@ def test_tiny_losses_keep_their_digits():
 
 @pytest.mark.parametrize("temperature", [0.1, 0.02])
 def test_bfloat16_inputs(temperature):
-    """Products of rounded inputs are exact; only the gradient's weights and the result are rounded."""
-    queries, targets = (jnp.asarray(x, jnp.bfloat16) for x in batch(32, 48, 64))
+    """Products of rounded inputs are exact; the gradient's weights are rounded to bfloat16, and so is the
+    result.
+
+    Each rounding costs up to 2^-9 of a term, 1.7e-3 of a whole gradient in Euclidean norm: two of them in
+    quadrature 2.4e-3, and more where the positive's term and the negatives' cancel.
+    """
+    queries, targets = (jnp.asarray(x, jnp.bfloat16) for x in batch(64, 96, 64))
     exact = reference.ega(queries.astype(jnp.float32), targets.astype(jnp.float32), temperature=temperature)
-    value, (of_queries, of_targets) = jax.value_and_grad(lambda q, t: ega_loss(q, t, temperature=temperature), (0, 1))(
+    value, gradients = jax.jit(jax.value_and_grad(lambda q, t: ega_loss(q, t, temperature=temperature), (0, 1)))(
         queries, targets
     )
     assert value.dtype == jnp.float32
-    assert of_queries.dtype == of_targets.dtype == jnp.bfloat16
     np.testing.assert_allclose(value, exact.loss, rtol=1e-5)
-    assert_gradients_close(of_queries.astype(jnp.float32), exact.queries, 4e-3)
-    assert_gradients_close(of_targets.astype(jnp.float32), exact.targets, 4e-3)
+    for actual, expected in zip(gradients, (exact.queries, exact.targets), strict=True):
+        assert actual.dtype == jnp.bfloat16
+        error = np.linalg.norm(np.asarray(actual, np.float64) - expected) / np.linalg.norm(expected)
+        assert error < 3e-3
 
 
 def test_float16_inputs_do_not_underflow():

@@ -92,9 +92,14 @@ def test_default_block_size():
     assert blocks.count_blocks(9, 10, 3) == 3
 
 
-def test_cut_and_join():
-    rows = {"a": np.arange(7), "b": np.arange(14).reshape(7, 2)}
-    cut = blocks.cut(rows, 3)
-    assert cut["b"].shape == (3, 3, 2)
-    np.testing.assert_array_equal(cut["a"][1], [1, 4, 0])
-    chex.assert_trees_all_equal(blocks.join(cut, 7), rows)
+def test_scan_over_blocks():
+    rows = {"a": jnp.arange(7.0), "b": jnp.arange(14.0).reshape(7, 2)}
+
+    def function(block):
+        return block["a"].sum(), {"doubled": 2 * block["b"], "first": block["a"][:1] * jnp.ones_like(block["a"])}
+
+    for num_blocks in (1, 3):
+        total, outputs = blocks.scan(function, rows, num_blocks)
+        assert total == 21
+        np.testing.assert_array_equal(outputs["doubled"], 2 * rows["b"])
+    np.testing.assert_array_equal(outputs["first"], [0, 1, 2, 0, 1, 2, 0])
