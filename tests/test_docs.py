@@ -45,9 +45,10 @@ def blocks(text, language):
 def workplace(tmp_path, monkeypatch):
     """A directory that holds what the pages' programs and commands expect to find, as the current one."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    for program in blocks(TEXTS["docs/training.md"], "python"):
-        name = re.match(r"# (\w+\.py)\n", program)[1]  # the first line names the file
-        (tmp_path / name).write_text(program)
+    for page in ("README.md", "docs/training.md"):
+        for program in blocks(TEXTS[page], "python"):
+            if name := re.match(r"# (\w+\.py)\n", program):  # the first line names the file
+                (tmp_path / name[1]).write_text(program)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -180,13 +181,16 @@ def test_every_setting_is_explained_with_its_default():
             described = [row.replace("`", "") for row in rows if f"`{setting.name}`" in row.split("|")[1]]
             assert described, f"docs/training.md says nothing of {title} {setting.name}"
             default = described[0].split("|")[2]
-            assert any(shown in default for shown in _as_shown(setting.default)), f"{described[0]}: {setting.default!r}"
+            assert any(shown in default for shown in _as_shown(setting)), f"{described[0]}: {setting}"
 
 
-def _as_shown(default):
+def _as_shown(setting):
+    default = setting.default
+    if setting.default_factory is not dataclasses.MISSING:
+        default = setting.default_factory()
     if default is dataclasses.MISSING:
         return ["required"]
-    if default == ():
+    if default in ((), {}):
         return ["none", "all"]
     if isinstance(default, tuple):
         return [f"{default[0]} ... {default[-1]}"]
