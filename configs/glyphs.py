@@ -14,18 +14,29 @@ from ega_jax.training.config import (
 )
 
 config = TrainConfig(
-    steps=600,
-    log_every=10,
+    steps=1000,
+    log_every=20,
     model=ModelSettings(preset="llava_onevision_tiny", vocab_size=1024, dtype="float32", remat="none"),
     data=DataSettings(
         directory="glyphs",
-        batch_size=128,
-        sub_batch_size=64,
-        token_buckets=(32, 64, 96, 128, 256),
+        batch_size=64,
+        sub_batch_size=16,
+        # Names and identities are what all else builds on, and the hardest to learn.
+        weights={
+            "GlyphToName": 3,
+            "NameToGlyph": 4,
+            "FaceToFace": 2,
+            "Kind": 0.5,
+            "Face": 0.5,
+            "Style": 0.5,
+            "Braille": 0.5,
+        },
+        token_buckets=(32, 64, 128, 256),
         tile_buckets=(0, 2, 5, 10),
+        verify_images="path",
     ),
-    loss=LossSettings(temperature=0.05),
-    optimizer=OptimizerSettings(learning_rate=1e-3, warmup=0.05, final=0.05),
-    checkpoint=CheckpointSettings(every=100),
-    validation=ValidationSettings(every=200),
+    loss=LossSettings(temperature=0.05, symmetric=True),
+    optimizer=OptimizerSettings(learning_rate=1e-3, warmup=0.1, final=0.05),
+    checkpoint=CheckpointSettings(every=200),
+    validation=ValidationSettings(every=500),
 )

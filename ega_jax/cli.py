@@ -12,7 +12,7 @@ import errno
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -88,16 +88,20 @@ def train_command(arguments: Sequence[str]) -> int:
 
     path, rest = _first_positional(arguments, "a config file, such as configs/glyphs.py")
 
-    experiment = None if path is None else load_experiment(path)
-    default = tyro.MISSING if path is None else Train(config=experiment, run_dir=Path("runs") / path.stem)
+    default: Any = tyro.MISSING  # only help is asked for
+    if path is not None:
+        default = Train(config=load_experiment(path), run_dir=Path("runs") / path.stem)
     chosen = tyro.cli(Train, args=rest, default=default, prog="ega-jax train CONFIG")
     config = chosen.config
 
     progress = Progress()
     directory = data_directory(config.data.directory, config.seed)
     names = _select([info.name for info in find_subsets(directory, "train")], config.data.subsets, directory)
-    options = {"on_bad_record": config.data.on_bad_record, "verify_images": config.data.verify_images}
-    subsets = [read_train(directory, name, **options) for name in names]
+    _select(names, tuple(config.data.weights), directory)  # a misspelt one would be without effect
+    subsets = [
+        read_train(directory, name, on_bad_record=config.data.on_bad_record, verify_images=config.data.verify_images)
+        for name in names
+    ]
     for subset in subsets:
         _tell_skipped(subset.info.name, subset.skipped)
     if not any(map(len, subsets)):
@@ -133,8 +137,7 @@ def _validator(
     held_out = [info.name for info in find_subsets(directory, "validation") if info.name in names]
     if not held_out or config.validation.every is None:
         return None
-    options = {"on_bad_record": config.data.on_bad_record}
-    subsets = [read_eval(directory, name, "validation", **options) for name in held_out]
+    subsets = [read_eval(directory, name, "validation", on_bad_record=config.data.on_bad_record) for name in held_out]
     embedders: list[Embedder] = []
 
     def validate(setup: Setup, parameters: Parameters) -> Mapping[str, float]:
@@ -273,7 +276,9 @@ def _first_positional(arguments: Sequence[str], what: str) -> tuple[Path | None,
 def _select(found: Sequence[str], wanted: Sequence[str], directory: Path) -> list[str]:
     """The wanted subsets of those found, all if none is named."""
     if not found:
-        raise BadInputError(f"{directory}: no subsets with such a split; expected DIR/<subset>/<split>*.parquet or .jsonl")
+        raise BadInputError(
+            f"{directory}: no subsets with such a split; expected DIR/<subset>/<split>*.parquet or .jsonl"
+        )
     if missing := [name for name in wanted if name not in found]:
         near = difflib.get_close_matches(missing[0], found, n=1)
         raise BadInputError(

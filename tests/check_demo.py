@@ -27,9 +27,7 @@ def main(run_dir: Path) -> int:
         if subset.pool_size >= LARGE_POOL:
             least = max(least, TIMES * scores.chance)
         verdict = "ok" if scores.hit_at_1 >= least else "SHORT"
-        print(
-            f"{verdict:5} {subset.name:24} hit@1 {scores.hit_at_1:.3f}, at least {least:.3f}, chance {scores.chance:.3f}"
-        )
+        print(f"{verdict:5} {subset.name:16} {scores.hit_at_1:.3f}, at least {least:.3f}, chance {scores.chance:.3f}")
         failures += [subset.name] if verdict != "ok" else []
     after, before = trained.means["out"].scores, untrained.means["out"].scores
     error = (after.standard_error**2 + before.standard_error**2) ** 0.5

@@ -25,7 +25,9 @@ def data_directory(name: str, seed: int = 0) -> Path:
         return glyphs.prepare(cache_directory() / f"glyphs-{seed}", seed=seed)
     path = Path(name).expanduser()
     if not path.is_dir():
-        raise BadInputError(f"{path}: no such directory; give one in MMEB's schema, or {GLYPHS!r} for the embedded data")
+        raise BadInputError(
+            f"{path}: no such directory; give one in MMEB's schema, or {GLYPHS!r} for the embedded data"
+        )
     return path
 
 

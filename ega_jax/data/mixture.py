@@ -45,6 +45,7 @@ class Mixture:
         sub_batch_size: int,
         seed: int,
         exponent: float = 0.5,
+        weights: Sequence[float] | None = None,
     ) -> None:
         """
         Args:
@@ -53,7 +54,9 @@ class Mixture:
           batch_size: rows of a global batch, N.
           sub_batch_size: rows that come from one subset; divides `batch_size`.
           seed: any non-negative integer.
-          exponent: a subset is drawn in proportion to `size ** exponent`: 1 is by size, 0 is uniform over subsets.
+          exponent: a subset is drawn in proportion to `weight * size ** exponent`: 1 is by size, 0 is uniform over
+            subsets.
+          weights: one a subset, all positive; 1 by default.
 
         Raises:
           ValueError: if a size is not positive or `sub_batch_size` does not divide `batch_size`.
@@ -65,6 +68,8 @@ class Mixture:
         self.sub_batch_size = sub_batch_size
         self.sub_batches = batch_size // sub_batch_size
         shares = np.asarray(sizes, np.float64) ** exponent
+        if weights is not None:
+            shares *= np.asarray(weights, np.float64)
         counts = np.round(16 * shares / shares.min()).astype(int)  # the rarest is dealt 16 times a pass: shares to 3 %
         counts //= np.gcd.reduce(counts)
         names = list(dict.fromkeys(lanes))

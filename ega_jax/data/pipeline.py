@@ -64,6 +64,7 @@ class TrainingBatches:
         sub_batch_size: int,
         seed: int,
         mixing_exponent: float = 0.5,
+        weights: Sequence[float] | None = None,
         groups: int = 1,
         process_index: int = 0,
         process_count: int = 1,
@@ -75,7 +76,7 @@ class TrainingBatches:
           processor: the backbone's host side.
           buckets: the shapes that may be compiled.
           steps: length of the run.
-          batch_size, sub_batch_size, seed, mixing_exponent: see `Mixture`.
+          batch_size, sub_batch_size, seed, mixing_exponent, weights: see `Mixture`.
           groups: parts of the global batch that are encoded by themselves; divides `batch_size`.
           process_index, process_count: this process prepares the `process_index`-th of `process_count` equal,
             contiguous parts of the groups.
@@ -97,6 +98,7 @@ class TrainingBatches:
             sub_batch_size=sub_batch_size,
             seed=seed,
             exponent=mixing_exponent,
+            weights=weights,
         )
         here = groups // process_count
         self._local_groups = range(process_index * here, (process_index + 1) * here)

@@ -1,8 +1,8 @@
 """The schema: what one training row and one evaluation subset are, whatever file they came from.
 
-MMEB (arXiv 2410.05160) stores a side of a pair as a text that already holds an image token, `<|image_1|>`, where its
-image belongs, and a path relative to an image directory; an absent side is the empty string. Readers (`ega_jax.data.mmeb`)
-and generators (`ega_jax.data.glyphs`) speak that format on disk; everything downstream sees only the classes below.
+MMEB (arXiv 2410.05160) stores a side of a pair as a text that already holds an image token, `<|image_1|>`, where the
+image belongs, and a path relative to an image directory; an absent side is the empty string. Readers (`data.mmeb`)
+and generators (`data.glyphs`) speak that format on disk; everything downstream sees only the classes below.
 """
 
 from __future__ import annotations

@@ -61,12 +61,11 @@ class Functional(Generic[Model]):
           BadInputError: as `load_weights`.
         """
         places = shardings or {}
-        model = self.merge(
-            {
-                path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places.get(path))
-                for path, leaf in self.parameters.items()
-            }
-        )
+        shapes: Any = {
+            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places.get(path))
+            for path, leaf in self.parameters.items()
+        }
+        model = self.merge(shapes)
         load_weights(model, model_dir)
         return parameters_of(model)
 
@@ -77,7 +76,7 @@ class Functional(Generic[Model]):
 
     def embed(self, parameters: Parameters, inputs: Mapping[str, Array]) -> Float[Array, "B D"]:
         """`model.embed(inputs)` of the model with these weights."""
-        return self.merge(parameters).embed(inputs)  # type: ignore[attr-defined]
+        return self.merge(parameters).embed(inputs)
 
 
 def embed_groups(embed: Callable[[Any], Float[Array, "R D"]], inputs: Any) -> Float[Array, "G R D"]:

@@ -65,6 +65,8 @@ class DataSettings:
     """Rows that a device encodes at once (GradCache); None encodes its whole share."""
     mixing_exponent: float = 0.5
     """A subset is drawn in proportion to its size to this power: 1 is by size, 0 is uniform."""
+    weights: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Factors on the shares of subsets, by name; a subset that is not named has 1."""
     token_buckets: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096, 9216)
     """The padded sequence lengths that may be compiled, ascending."""
     tile_buckets: tuple[int, ...] = (0, 1, 2, 3, 5, 7, 10)
@@ -85,6 +87,8 @@ class DataSettings:
             raise BadInputError(
                 f"data.batch_size {self.batch_size} is not a multiple of data.sub_batch_size {self.sub_batch_size}"
             )
+        if wrong := [name for name, weight in self.weights.items() if not (weight > 0 and math.isfinite(weight))]:
+            raise BadInputError(f"data.weights must be positive, but that of {wrong[0]!r} is {self.weights[wrong[0]]}")
         for name in ("token_buckets", "tile_buckets"):
             ladder = getattr(self, name)
             if not ladder or list(ladder) != sorted(set(ladder)):

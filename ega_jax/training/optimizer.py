@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import optax
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import jax
 
     from ega_jax.training.config import OptimizerSettings
+
+Leaf = TypeVar("Leaf")
 
 _DECAYED = re.compile(r".*(^|/)kernel$")
 
@@ -51,13 +53,11 @@ def decayed(parameters: Mapping[str, jax.Array]) -> dict[str, bool]:
     return {path: _DECAYED.match(path) is not None for path in parameters}
 
 
-def split_frozen(
-    parameters: Mapping[str, jax.Array], frozen: Sequence[str]
-) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+def split_frozen(parameters: Mapping[str, Leaf], frozen: Sequence[str]) -> tuple[dict[str, Leaf], dict[str, Leaf]]:
     """Parts parameters into those that are trained and those that are not.
 
     Args:
-      parameters: path -> array.
+      parameters: path -> array, or its shape.
       frozen: regular expressions, matched from the start of the path.
 
     Raises:

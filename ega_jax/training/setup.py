@@ -96,6 +96,7 @@ def write_model_directory(config: TrainConfig, directory: Path, texts: Callable[
     else:
         preset = config_of(config.model.preset)
         tokenizer = train_tokenizer(texts(), config.model.vocab_size)
+        assert tokenizer.video_id is not None  # our own tokenizer has every control token
         model = preset.with_vocabulary(
             tokenizer.vocab_size, image_token_id=tokenizer.image_id, video_token_id=tokenizer.video_id
         )

@@ -49,7 +49,7 @@ def train_step(
       functional, optimizer, loss, mesh: fixed for a run.
     """
 
-    def loss_of(trained: Mapping[str, Array]) -> tuple[Float[Array, ""], Any]:
+    def loss_of(trained: Mapping[str, Array]) -> Any:
         embed = functools.partial(functional.embed, {**trained, **state["frozen"]})
         return ega_loss(
             encode_in_chunks(embed, batch["queries"], mesh),
@@ -149,7 +149,7 @@ def state_shardings(abstract_state: State, parameters: Mapping[str, NamedShardin
 
     def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         # optax keeps trees shaped like the parameters inside its own: the last key is then the parameter's path.
-        name = getattr(path[-1], "key", None)
+        name = str(getattr(path[-1], "key", ""))
         return parameters[name] if name in parameters and leaf.shape else replicated(mesh)
 
     return jax.tree_util.tree_map_with_path(place, abstract_state)

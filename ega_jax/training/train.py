@@ -97,6 +97,7 @@ def train(
         batch_size=config.data.batch_size,
         sub_batch_size=config.data.sub_batch_size,
         mixing_exponent=config.data.mixing_exponent,
+        weights=[config.data.weights.get(subset.info.name, 1.0) for subset in subsets],
         seed=config.seed,
         groups=groups,
         process_index=jax.process_index(),
