@@ -14,7 +14,7 @@ from ega_jax.training.config import (
 )
 
 config = TrainConfig(
-    steps=1000,
+    steps=1800,
     log_every=20,
     model=ModelSettings(preset="llava_onevision_tiny", vocab_size=1024, dtype="float32", remat="none"),
     data=DataSettings(
@@ -26,17 +26,19 @@ config = TrainConfig(
             "GlyphToName": 3,
             "NameToGlyph": 4,
             "FaceToFace": 2,
+            "Restyle": 2,
+            "SheetByName": 1.5,
+            "SheetByPlace": 1.5,
+            "Diacritic": 1.5,
+            "BoxDrawing": 1.5,
             "Kind": 0.5,
-            "Face": 0.5,
-            "Style": 0.5,
             "Braille": 0.5,
         },
         token_buckets=(32, 64, 128, 256),
         tile_buckets=(0, 2, 5, 10),
-        verify_images="path",
     ),
     loss=LossSettings(temperature=0.05, symmetric=True),
     optimizer=OptimizerSettings(learning_rate=1e-3, warmup=0.1, final=0.05),
-    checkpoint=CheckpointSettings(every=200),
-    validation=ValidationSettings(every=500),
+    checkpoint=CheckpointSettings(every=300),
+    validation=ValidationSettings(every=900),
 )

@@ -9,13 +9,21 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import errno
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import tyro
-from rich.console import Console
+try:
+    import tyro
+    from rich.console import Console
+except ModuleNotFoundError as error:  # the base install holds the losses alone
+    print(
+        f"ega-jax: the command line needs more than the losses ({error}): pip install 'ega-jax[train]'", file=sys.stderr
+    )
+    sys.exit(2)
 
 from ega_jax.errors import BadInputError
 from ega_jax.training.config import TrainConfig, from_json, load_experiment
@@ -48,6 +56,7 @@ def run(arguments: Sequence[str]) -> int:
         near = difflib.get_close_matches(name, _COMMANDS, n=1)
         _say(f"unknown command {name!r}" + (f"; did you mean {near[0]!r}?" if near else "; see ega-jax --help"))
         return BAD_INPUT
+    previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         return _COMMANDS[name](rest)
     except BadInputError as error:
@@ -61,6 +70,13 @@ def run(arguments: Sequence[str]) -> int:
             raise
         _say(f"the disk is full ({error.filename or 'while writing'}); make room and start the same command again")
         return FAILED
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    # Until the training loop takes over, which saves first: files are written whole or not at all, so leaving is safe.
+    raise KeyboardInterrupt
 
 
 # --------------------------------------------------------------------------------------------------------------- train
@@ -71,6 +87,7 @@ class Train:
     """Train an embedder, from its last checkpoint if there is one.
 
     ega-jax train configs/glyphs.py --run-dir runs/demo
+
     ega-jax train configs/glyphs.py --data.directory my_data --data.on-bad-record skip --steps 2000
     """
 
@@ -81,7 +98,7 @@ class Train:
 
 def train_command(arguments: Sequence[str]) -> int:
     """Trains an experiment: a Python file that binds `config = TrainConfig(...)`."""
-    from ega_jax.data.directory import data_directory
+    from ega_jax.data.directory import GLYPHS, data_directory
     from ega_jax.data.mmeb import find_subsets, read_train
     from ega_jax.training.progress import Progress
     from ega_jax.training.train import TrainingError, train
@@ -96,11 +113,16 @@ def train_command(arguments: Sequence[str]) -> int:
 
     progress = Progress()
     directory = data_directory(config.data.directory, config.seed)
-    names = _select([info.name for info in find_subsets(directory, "train")], config.data.subsets, directory)
-    _select(names, tuple(config.data.weights), directory)  # a misspelt one would be without effect
+    found = [info.name for info in find_subsets(directory, "train")]
+    names = _select(found, config.data.subsets, directory)
+    if absent := sorted(set(config.data.weights) - set(found)):
+        progress.note(f"data.weights names subsets that {directory} does not have: {', '.join(absent)}")
+    # The cache of the embedded data has checked itself.
+    verify: Literal["path", "header", "decode"] = (
+        "path" if config.data.directory == GLYPHS else config.data.verify_images
+    )
     subsets = [
-        read_train(directory, name, on_bad_record=config.data.on_bad_record, verify_images=config.data.verify_images)
-        for name in names
+        read_train(directory, name, on_bad_record=config.data.on_bad_record, verify_images=verify) for name in names
     ]
     for subset in subsets:
         _tell_skipped(subset.info.name, subset.skipped)
@@ -159,6 +181,7 @@ class Eval:
     """Score a run as MMEB does: hit@1 in each query's own pool, ties against us.
 
     ega-jax eval runs/demo
+
     ega-jax eval runs/mine --data my_data --on-bad-record skip
     """
 
@@ -176,46 +199,62 @@ class Eval:
     on_bad_record: OnBadRecord = "error"
     """A row that cannot be used stops the evaluation, or is counted, reported and left out."""
     output: Path | None = None
-    """Where results.json and report.html go; the run directory by default."""
+    """Where results.json goes; by default the run directory, which gets its report.html too."""
 
 
 def eval_command(arguments: Sequence[str]) -> int:
     """Scores a run, writes results.json and report.html, prints the table."""
-    from ega_jax.data.directory import data_directory
+    from ega_jax.data.directory import GLYPHS, data_directory
     from ega_jax.data.mmeb import find_subsets, read_eval
     from ega_jax.embedder import Embedder
-    from ega_jax.evaluation import markdown_table
+    from ega_jax.evaluation import NonFiniteEmbeddingError, results_table
     from ega_jax.evaluation.report import write_report
 
     chosen = tyro.cli(Eval, args=arguments, prog="ega-jax eval")
-    is_run = (chosen.run / "model").is_dir()
-    config = from_json(chosen.run / "config.json") if is_run else None
+    config = from_json(chosen.run / "config.json") if (chosen.run / "model").is_dir() else None
     name = chosen.data or (config.data.directory if config else None)
-    if name is None:
-        raise BadInputError(f"{chosen.run} is a model directory: say what to score it on with --data DIR")
+    output = chosen.output or (chosen.run if config else None)
+    if name is None or output is None:
+        raise BadInputError(f"{chosen.run} is not a run directory: to score a model give --data DIR and --output DIR")
     directory = data_directory(name, config.seed if config else 0)
-    names = _select([info.name for info in find_subsets(directory, chosen.split)], chosen.subsets, directory)
-    subsets = [read_eval(directory, name, chosen.split, on_bad_record=chosen.on_bad_record) for name in names]
+    found = [info.name for info in find_subsets(directory, chosen.split)]
+    subsets = [
+        read_eval(
+            directory,
+            subset,
+            chosen.split,
+            on_bad_record=chosen.on_bad_record,
+            verify_images="path" if name == GLYPHS else "header",
+        )
+        for subset in _select(found, chosen.subsets, directory)
+    ]
     for subset in subsets:
         _tell_skipped(subset.info.name, subset.skipped)
-    output = chosen.output or chosen.run
+    # MMEB's 36 are known by their names; of the embedded data all subsets are expected.
+    suite: dict[str, Any] = {"suite": GLYPHS, "expected": found} if name == GLYPHS else {}
 
     embedder = Embedder.from_pretrained(chosen.run)
     baseline = None
-    if config is not None and chosen.untrained:
-        start = embedder.with_parameters(Embedder.from_pretrained(chosen.run, untrained=True).parameters)
-        baseline = _score(start, subsets, chosen, "before training")
-        baseline.save(output, "results_untrained")
-    results = _score(embedder, subsets, chosen, "trained")
+    try:
+        if config is not None and chosen.untrained:
+            start = embedder.with_parameters(Embedder.from_pretrained(chosen.run, untrained=True).parameters)
+            baseline = _score(start, subsets, chosen, suite, "before training")
+            baseline.save(output, "results_untrained")
+        results = _score(embedder, subsets, chosen, suite, "trained")
+    except NonFiniteEmbeddingError as error:
+        _say(f"{error}; the weights have diverged, or the wrong ones were loaded")
+        return FAILED
     path = results.save(output)
-    print(markdown_table(results, baseline))
+    Console().print(results_table(results, baseline))
     _say(f"wrote {path}")
-    if is_run:
+    if config is not None:
         _say(f"wrote {write_report(output)}")
     return DONE
 
 
-def _score(embedder: Embedder, subsets: Sequence[EvalSubset], chosen: Eval, what: str) -> Results:
+def _score(
+    embedder: Embedder, subsets: Sequence[EvalSubset], chosen: Eval, suite: Mapping[str, Any], what: str
+) -> Results:
     from ega_jax.evaluation import evaluate
     from ega_jax.training.progress import Progress
 
@@ -227,10 +266,7 @@ def _score(embedder: Embedder, subsets: Sequence[EvalSubset], chosen: Eval, what
             progress.note(f"encoding ({what}): {done:,} of {total:,}")
         said[0] = done
 
-    suite = "glyphs" if chosen.data in (None, "glyphs") else "custom"
-    return evaluate(
-        lambda sides: embedder.encode(sides, batch_size=chosen.batch_size), subsets, suite=suite, progress=tell
-    )
+    return evaluate(lambda sides: embedder.encode(sides, batch_size=chosen.batch_size), subsets, progress=tell, **suite)
 
 
 # -------------------------------------------------------------------------------------------------------------- report

@@ -66,7 +66,7 @@ class Checkpoints:
         Raises:
           BadInputError: the disk has no room for it; nothing that was there is touched.
         """
-        self._require_space(state)
+        self.require_space(state)
         self._checkpointer.save_checkpointables(
             step,
             {**_parts(state), _DATA: iterator},
@@ -128,6 +128,24 @@ class Checkpoints:
                     "the checkpoint before it"
                 )
 
+    def require_space(self, state: dict[str, Any]) -> None:
+        """Raises BadInputError if checkpoints of this state would pass the disk budget, or one the free space."""
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        kept = (self._settings.keep_latest + self._settings.keep_best + 1) * size  # one more while it is written
+        budget = self._settings.disk_budget_gb
+        if budget is not None and kept > budget * 1e9:
+            raise BadInputError(
+                f"checkpoints of {size / 1e9:.3g} GB need {kept / 1e9:.3g} GB with checkpoint.keep_latest="
+                f"{self._settings.keep_latest} and keep_best={self._settings.keep_best}: more than "
+                f"checkpoint.disk_budget_gb={budget:.3g}"
+            )
+        free = shutil.disk_usage(self.directory).free
+        if size > free:
+            raise BadInputError(
+                f"{self.directory}: {free / 1e9:.3g} GB free, but a checkpoint needs {size / 1e9:.3g} GB; make room "
+                "and start again: the run goes on from its last checkpoint"
+            )
+
     def close(self) -> None:
         self._checkpointer.close()
 
@@ -155,23 +173,6 @@ class Checkpoints:
         temporary = target.with_suffix(".tmp")
         temporary.write_text(json.dumps(hashes, indent=1))
         os.replace(temporary, target)
-
-    def _require_space(self, state: dict[str, Any]) -> None:
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        kept = (self._settings.keep_latest + self._settings.keep_best + 1) * size  # one more while it is written
-        budget = self._settings.disk_budget_gb
-        if budget is not None and kept > budget * 1e9:
-            raise BadInputError(
-                f"checkpoints of {size / 1e9:.3g} GB need {kept / 1e9:.3g} GB with checkpoint.keep_latest="
-                f"{self._settings.keep_latest} and keep_best={self._settings.keep_best}: more than "
-                f"checkpoint.disk_budget_gb={budget:.3g}"
-            )
-        free = shutil.disk_usage(self.directory).free
-        if size > free:
-            raise BadInputError(
-                f"{self.directory}: {free / 1e9:.3g} GB free, but a checkpoint needs {size / 1e9:.3g} GB; make room "
-                "and start again: the run goes on from its last checkpoint"
-            )
 
 
 def _parts(state: dict[str, Any]) -> dict[str, Any]:

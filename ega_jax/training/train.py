@@ -124,6 +124,7 @@ def train(
     else:
         make_state = functools.partial(initial_state, optimizer=optimizer, frozen=config.model.frozen)
         state = jax.jit(make_state, out_shardings=shardings)(starting_parameters(config, setup))
+    checkpoints.require_space(state)
     writers = make_writers(run_dir, config.writers, resumed_from) if jax.process_index() == 0 else []
 
     # ---------------------------------------------------------------- the loop
