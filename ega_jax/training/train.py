@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -106,16 +107,14 @@ def train(
     )
     iterator = iter(prefetched(batches, threads=config.data.threads, prefetch=config.data.prefetch))
 
-    # ---------------------------------------------------------------- optimizer and state, each array born where it
-    # lives
+    # ---------------------------------------------------------------- optimizer and update
     optimizer, learning_rate = make_optimizer(config.optimizer, config.steps)
     abstract_state = abstract_state_of(config, setup)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
     step_fn = functools.partial(train_step, functional=functional, optimizer=optimizer, loss=config.loss, mesh=mesh)
     update = jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
 
-    # ---------------------------------------------------------------- where it left off: checkpoint, given weights, or
-    # random
+    # ---------------------------------------------------------------- state: a checkpoint, given weights, or random
     checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint)
     resumed_from = checkpoints.latest
     if resumed_from is not None:
@@ -137,22 +136,23 @@ def train(
             state, metrics = update(state, to_global(next(iterator), mesh))
             done += 1
             last = done == config.steps
-            if done % config.log_every == 0 or last:
-                logged = {
-                    **{name: float(value) for name, value in metrics.items()},
-                    "lr": float(learning_rate(done - 1)),
-                    "examples_per_s": rate.since(done) * config.data.batch_size,
-                }
-                refuse_non_finite(logged, done, config.log_every)
+            stopped_by = interrupt.requested if not last else None
+            validating = validate is not None and due(done, config.validation.every, last)
+            saving = validating or stopped_by is not None or due(done, config.checkpoint.every, last)
+            if saving or due(done, config.log_every, last):
+                values = {name: float(value) for name, value in metrics.items()}
+                refuse_non_finite(values, done)  # before a checkpoint could keep what is no longer a number
+            if due(done, config.log_every, last):
+                speed = rate.since(done) * config.data.batch_size
+                logged = {**values, "lr": float(learning_rate(done - 1)), "examples_per_s": speed}
                 write(writers, done, logged)
             score = None
-            if validate and config.validation.every and (done % config.validation.every == 0 or last):
+            if validate is not None and validating:
                 with progress.pause("validating"), rate.paused():
                     scores = validate(setup, {**state["trained"], **state["frozen"]})
                 write(writers, done, scores)
                 score = scores[SCORE]
-            stopped_by = interrupt.requested if not last else None
-            if score is not None or last or stopped_by or done % config.checkpoint.every == 0:
+            if saving:
                 # NOTE: after the metrics of this step and before the next batch is taken, so that what is saved is
                 # exactly what has happened: lines up to this step, batches up to this step.
                 with rate.paused():
@@ -203,13 +203,18 @@ def abstract_state_of(config: TrainConfig, setup: Setup) -> State:
     )
 
 
-def refuse_non_finite(metrics: Mapping[str, float], step: int, window: int) -> None:
+def due(step: int, every: int | None, last: bool) -> bool:
+    """Whether something that happens every so many steps, and at the end, happens after this one; None is never."""
+    return every is not None and (last or step % every == 0)
+
+
+def refuse_non_finite(metrics: Mapping[str, float], step: int) -> None:
     """Raises TrainingError if the loss or the gradient norm has become infinite or NaN."""
     for name in ("loss", "grad_norm"):
         if not math.isfinite(metrics[name]):
             raise TrainingError(
-                f"{name} is {metrics[name]} between steps {max(1, step - window + 1)} and {step}: lower "
-                "optimizer.learning_rate or raise loss.temperature, and start again from the last checkpoint"
+                f"{name} is {metrics[name]} at step {step}: lower optimizer.learning_rate or raise loss.temperature; "
+                "the checkpoints hold the steps before"
             )
 
 
@@ -231,20 +236,12 @@ class Rate:
         self._step, self._time, self._paused = step, now, 0.0
         return rate
 
-    def paused(self) -> Any:
-        """A context whose time does not count."""
-        return _Pause(self)
-
-
-class _Pause:
-    def __init__(self, rate: Rate) -> None:
-        self._rate = rate
-
-    def __enter__(self) -> None:
-        self._began = time.perf_counter()
-
-    def __exit__(self, *error: object) -> None:
-        self._rate._paused += time.perf_counter() - self._began
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The time within does not count."""
+        began = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - began
 
 
 def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:

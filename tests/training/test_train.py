@@ -78,10 +78,17 @@ def test_another_experiment_is_not_trained_into_the_same_directory(subsets, tmp_
         train(other, tmp_path / "run", subsets)
 
 
-def test_numbers_that_are_not_finite_stop_the_run(subsets, tmp_path):
-    wild = dataclasses.replace(config.optimizer, learning_rate=1e30, warmup=0.0, gradient_clip=1e30)
-    with pytest.raises(TrainingError, match=r"between steps \d+ and \d+: lower optimizer.learning_rate"):
-        train(dataclasses.replace(config, optimizer=wild), tmp_path / "run", subsets)
+def test_numbers_that_are_not_finite_stop_the_run_and_reach_no_checkpoint(subsets, tmp_path):
+    wild = dataclasses.replace(
+        config,
+        log_every=100,
+        optimizer=dataclasses.replace(config.optimizer, learning_rate=1e30, warmup=0.0, gradient_clip=1e30),
+        checkpoint=dataclasses.replace(config.checkpoint, every=1),
+    )
+    with pytest.raises(TrainingError, match=r"at step \d+: lower optimizer.learning_rate") as caught:
+        train(wild, tmp_path / "run", subsets)
+    with Checkpoints(tmp_path / "run" / "checkpoints", wild.checkpoint) as checkpoints:
+        assert f"at step {checkpoints.latest + 1}:" in str(caught.value)
 
 
 def test_it_learns(subsets, tmp_path):
