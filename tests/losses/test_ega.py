@@ -177,16 +177,20 @@ OPTIONS = (
 )
 
 
-@pytest.mark.parametrize("block_size", [None, 3])
 @pytest.mark.parametrize("name", OPTIONS)
-def test_options_equal_definition(name, block_size):
-    """Dense, and seven rows in blocks of three; each option meets both directions."""
+def test_options_equal_definition(name):
+    """In turn dense and in blocks (seven rows by three), one-directional and symmetric, normalized and rebalanced."""
     options = make_options(name)
     queries, targets = batch(num_columns=options.pop("columns", 11))
     number = OPTIONS.index(name)
-    symmetric = number % 2 == (block_size is None)
-    combine = COMBINE[number // 2 % 2]
-    assert_equals_definition(queries, targets, symmetric=symmetric, combine=combine, block_size=block_size, **options)
+    assert_equals_definition(
+        queries,
+        targets,
+        symmetric=number % 2 == 0,
+        combine=COMBINE[number // 2 % 2],
+        block_size=(None, 3)[number % 3 > 0],
+        **options,
+    )
 
 
 def test_mask_function_equals_mask_array():

@@ -19,7 +19,7 @@ def step(block_size, **options):
     return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
 
 
-@pytest.mark.parametrize("block_size", [1, 6, 7, 100])
+@pytest.mark.parametrize("block_size", [1, 6])
 def test_any_block_size(block_size):
     arguments = (*batch(), jnp.float32(0.05))
     expected = step(None)(*arguments)
