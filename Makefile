@@ -13,7 +13,7 @@ demo: $(VENV)/.train
 	@echo "Open runs/demo/report.html"
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -65,6 +65,8 @@ class Processor:
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
         self._size = functools.lru_cache(maxsize=1 << 20)(images.image_size)
+        # Most pictures of a data set share a few sizes, and laying out their tokens costs as much as decoding them.
+        self._sources = functools.lru_cache(maxsize=256)(functools.partial(anyres.token_sources, config=config))
         largest = max(math.prod(resolution) for resolution in config.resolutions) / config.tile_size**2
         # Four taps only where a picture can have so many features that they are resized; one gather is cheaper.
         self._taps = 4 if largest / config.max_patches > 1.1**2 and not config.base_only else 1
@@ -89,7 +91,7 @@ class Processor:
           BadInputError: its pictures alone take more than `max_tokens`.
         """
         pictures = [images.open_image(source) for source in side.images]
-        sources = anyres.token_sources([(p.height, p.width) for p in pictures], self._config)
+        sources = self._sources(tuple((p.height, p.width) for p in pictures))
         (ids,) = prompts.encode([side], self._tokenizer, [sources.tokens_per_image], max_tokens=self._max_tokens)
         return Example(ids, anyres.tiles(pictures, self._config), sources.index, sources.weight)
 
