@@ -14,7 +14,7 @@ from ega_jax.training.config import (
 )
 
 config = TrainConfig(
-    steps=1200,
+    steps=1500,
     log_every=20,
     model=ModelSettings(preset="llava_onevision_tiny", vocab_size=1024, dtype="float32", remat="none"),
     data=DataSettings(
@@ -30,7 +30,7 @@ config = TrainConfig(
             "SheetByName": 1.5,
             "SheetByPlace": 1.5,
             "Diacritic": 1.5,
-            "BoxDrawing": 1.5,
+            "BoxDrawing": 2,
             "Kind": 0.5,
             "Braille": 0.5,
         },
@@ -40,5 +40,5 @@ config = TrainConfig(
     loss=LossSettings(temperature=0.05, symmetric=True),
     optimizer=OptimizerSettings(learning_rate=1e-3, warmup=0.1, final=0.05),
     checkpoint=CheckpointSettings(every=300),
-    validation=ValidationSettings(every=600),
+    validation=ValidationSettings(every=750),
 )
