@@ -31,6 +31,7 @@ config = TrainConfig(
         batch_size=1024,
         sub_batch_size=64,
         chunk_size=4,
+        verify_images="header",  # a million pictures: decoding them all first would take hours
         token_buckets=(128, 256, 512, 1024, 2048),
         tile_buckets=(0, 1, 2),
     ),

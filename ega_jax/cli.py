@@ -25,6 +25,7 @@ except ModuleNotFoundError as error:  # the base install holds the losses alone
     )
     sys.exit(2)
 
+from ega_jax.data.directory import GLYPHS
 from ega_jax.errors import BadInputError
 from ega_jax.training.config import TrainConfig, from_json, load_experiment
 
@@ -98,7 +99,7 @@ class Train:
 
 def train_command(arguments: Sequence[str]) -> int:
     """Trains an experiment: a Python file that binds `config = TrainConfig(...)`."""
-    from ega_jax.data.directory import GLYPHS, data_directory
+    from ega_jax.data.directory import data_directory
     from ega_jax.data.mmeb import find_subsets, read_train
     from ega_jax.training.progress import Progress
     from ega_jax.training.train import TrainingError, train
@@ -117,12 +118,9 @@ def train_command(arguments: Sequence[str]) -> int:
     names = _select(found, config.data.subsets, directory)
     if absent := sorted(set(config.data.weights) - set(found)):
         progress.note(f"data.weights names subsets that {directory} does not have: {', '.join(absent)}")
-    # The cache of the embedded data has checked itself.
-    verify: Literal["path", "header", "decode"] = (
-        "path" if config.data.directory == GLYPHS else config.data.verify_images
-    )
     subsets = [
-        read_train(directory, name, on_bad_record=config.data.on_bad_record, verify_images=verify) for name in names
+        read_train(directory, name, on_bad_record=config.data.on_bad_record, verify_images=_verify(config))
+        for name in names
     ]
     for subset in subsets:
         _tell_skipped(subset.info.name, subset.skipped)
@@ -147,6 +145,11 @@ def train_command(arguments: Sequence[str]) -> int:
     return DONE
 
 
+def _verify(config: TrainConfig) -> Literal["path", "header", "decode"]:
+    """What images are held to: the cache of the embedded data has checked itself."""
+    return "path" if config.data.directory == GLYPHS else config.data.verify_images
+
+
 def _validator(
     directory: Path, names: Sequence[str], config: TrainConfig
 ) -> Callable[[Setup, Parameters], Mapping[str, float]] | None:
@@ -159,7 +162,10 @@ def _validator(
     held_out = [info.name for info in find_subsets(directory, "validation") if info.name in names]
     if not held_out or config.validation.every is None:
         return None
-    subsets = [read_eval(directory, name, "validation", on_bad_record=config.data.on_bad_record) for name in held_out]
+    subsets = [
+        read_eval(directory, name, "validation", on_bad_record=config.data.on_bad_record, verify_images=_verify(config))
+        for name in held_out
+    ]
     embedders: list[Embedder] = []
 
     def validate(setup: Setup, parameters: Parameters) -> Mapping[str, float]:
@@ -204,7 +210,7 @@ class Eval:
 
 def eval_command(arguments: Sequence[str]) -> int:
     """Scores a run, writes results.json and report.html, prints the table."""
-    from ega_jax.data.directory import GLYPHS, data_directory
+    from ega_jax.data.directory import data_directory
     from ega_jax.data.mmeb import find_subsets, read_eval
     from ega_jax.embedder import Embedder
     from ega_jax.evaluation import NonFiniteEmbeddingError, results_table
@@ -224,7 +230,7 @@ def eval_command(arguments: Sequence[str]) -> int:
             subset,
             chosen.split,
             on_bad_record=chosen.on_bad_record,
-            verify_images="path" if name == GLYPHS else "header",
+            verify_images="path" if name == GLYPHS else "decode",
         )
         for subset in _select(found, chosen.subsets, directory)
     ]

@@ -138,8 +138,9 @@ def test_an_unknown_setting_is_refused_with_a_suggestion(data, tmp_path):
 def damage(path, kind):
     if kind == "missing":
         path.unlink()
-    elif kind == "truncated":
-        path.write_bytes(path.read_bytes()[:40])
+    elif kind == "truncated":  # its header is whole: only decoding shows it
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) - 20])
     else:
         path.write_text("<html>not found</html>")
 
@@ -180,12 +181,13 @@ def test_a_bad_row_names_its_field(data, tmp_path, change, message, capsys):
     assert message in one_line(capsys)
 
 
-def test_eval_skips_or_stops_too(trained, data, tmp_path, capsys):
+@pytest.mark.parametrize("kind", ["missing", "truncated"])
+def test_eval_skips_or_stops_too(trained, data, tmp_path, kind, capsys):
     broken = tmp_path / "data"
     shutil.copytree(data, broken)
     file = broken / "Name" / "test.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    (broken / rows[2]["qry_img_path"]).unlink()
+    damage(broken / rows[2]["qry_img_path"], kind)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     arguments = ["eval", str(trained), "--data", str(broken), "--subsets", "Name", "--no-untrained"]
     arguments += ["--output", str(tmp_path / "out")]
@@ -203,6 +205,12 @@ def test_a_damaged_checkpoint_is_told(trained, tmp_path, capsys):
         file.write_bytes(file.read_bytes()[:-1])
     assert run(["eval", str(copy)]) == BAD_INPUT
     assert "is damaged" in one_line(capsys)
+
+
+def test_a_weight_of_no_subset_is_told(data, tmp_path, capsys):
+    more = ["--data.subsets", "Name", "--validation.every", "None", "--data.weights", "Nmae", "2.0"]
+    assert run(arguments_of(data, tmp_path / "run", *more)) == DONE
+    assert "data.weights names subsets that" in capsys.readouterr().err
 
 
 def test_subset_names_are_checked(data, tmp_path, capsys):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ega_jax.data import glyphs
 from ega_jax.errors import BadInputError
 
 GLYPHS = "glyphs"
@@ -22,6 +21,8 @@ def data_directory(name: str, seed: int = 0) -> Path:
       BadInputError: there is no such directory.
     """
     if name == GLYPHS:
+        from ega_jax.data import glyphs  # draws: not for those who only ask where data is
+
         return glyphs.prepare(cache_directory() / f"glyphs-{seed}", seed=seed)
     path = Path(name).expanduser()
     if not path.is_dir():

@@ -73,9 +73,9 @@ class DataSettings:
     """The padded numbers of image tiles a row (on average over a chunk) that may be compiled, ascending."""
     on_bad_record: Literal["error", "skip"] = "error"
     """A row that cannot be used stops the run, or is counted, reported and left out."""
-    verify_images: Literal["path", "header", "decode"] = "header"
+    verify_images: Literal["path", "header", "decode"] = "decode"
     """What every image is held to before the first step: that its file is there, that its header is an image's, or that
-    it decodes whole."""
+    it decodes whole. A truncated picture that is met later stops the run, whatever `on_bad_record` says."""
     threads: int = 2
     """Threads that prepare batches on each process."""
     prefetch: int = 4

@@ -136,13 +136,12 @@ def train(
             state, metrics = update(state, to_global(next(iterator), mesh))
             done += 1
             last = done == config.steps
-            stopped_by = interrupt.requested if not last else None
+            logging = due(done, config.log_every, last)
             validating = validate is not None and due(done, config.validation.every, last)
-            saving = validating or stopped_by is not None or due(done, config.checkpoint.every, last)
-            if saving or due(done, config.log_every, last):
+            if logging or validating:
+                refuse_non_finite(metrics, done)
+            if logging:
                 values = {name: float(value) for name, value in metrics.items()}
-                refuse_non_finite(values, done)  # before a checkpoint could keep what is no longer a number
-            if due(done, config.log_every, last):
                 speed = rate.since(done) * config.data.batch_size
                 logged = {**values, "lr": float(learning_rate(done - 1)), "examples_per_s": speed}
                 write(writers, done, logged)
@@ -152,9 +151,11 @@ def train(
                     scores = validate(setup, {**state["trained"], **state["frozen"]})
                 write(writers, done, scores)
                 score = scores[SCORE]
-            if saving:
+            stopped_by = interrupt.requested if not last else None
+            if validating or stopped_by is not None or due(done, config.checkpoint.every, last):
                 # NOTE: after the metrics of this step and before the next batch is taken, so that what is saved is
                 # exactly what has happened: lines up to this step, batches up to this step.
+                refuse_non_finite(metrics, done)
                 with rate.paused():
                     checkpoints.save(done, state, iterator, score)
             advance(done, logged)
@@ -208,12 +209,12 @@ def due(step: int, every: int | None, last: bool) -> bool:
     return every is not None and (last or step % every == 0)
 
 
-def refuse_non_finite(metrics: Mapping[str, float], step: int) -> None:
+def refuse_non_finite(metrics: Mapping[str, Any], step: int) -> None:
     """Raises TrainingError if the loss or the gradient norm has become infinite or NaN."""
     for name in ("loss", "grad_norm"):
         if not math.isfinite(metrics[name]):
             raise TrainingError(
-                f"{name} is {metrics[name]} at step {step}: lower optimizer.learning_rate or raise loss.temperature; "
+                f"{name} is {float(metrics[name])} at step {step}: lower optimizer.learning_rate or raise loss.temperature; "
                 "the checkpoints hold the steps before"
             )
 

@@ -57,6 +57,14 @@ def test_subsets_are_drawn_in_proportion(exponent):
     np.testing.assert_allclose(share, expected, atol=0.03)
 
 
+def test_weights_multiply_the_shares():
+    weights = [1.0, 0.5, 4.0, 1.5]
+    deal = mixture(exponent=0.0, weights=weights)
+    drawn = collections.Counter(int(s) for step in range(3000) for s in deal(step).subset)
+    share = np.array([drawn[s] for s in range(4)]) / sum(drawn.values())
+    np.testing.assert_allclose(share, np.array(weights) / sum(weights), atol=0.03)
+
+
 def test_deck_counts_earlier_deals():
     deck, seen = Deck([3, 1, 2], (0,)), collections.Counter()
     for turn in range(60):

@@ -52,6 +52,7 @@ def test_broken_json_and_no_file(tmp_path):
         (lambda: TrainConfig(steps=1, seed=-1), "seed"),
         (lambda: DataSettings(batch_size=10, sub_batch_size=4), "not a multiple"),
         (lambda: DataSettings(token_buckets=(64, 32)), "ascending"),
+        (lambda: DataSettings(weights={"Name": 0.0}), "weights must be positive, but that of 'Name' is 0.0"),
         (lambda: MeshSettings(data=-1, fsdp=-1), "one of them may be -1"),
         (lambda: dataclasses.replace(config.loss, temperature=0.0), "temperature must be positive"),
         (lambda: dataclasses.replace(config.loss, beta=-1.0), "must not be negative"),
