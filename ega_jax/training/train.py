@@ -214,8 +214,8 @@ def refuse_non_finite(metrics: Mapping[str, Any], step: int) -> None:
     for name in ("loss", "grad_norm"):
         if not math.isfinite(metrics[name]):
             raise TrainingError(
-                f"{name} is {float(metrics[name])} at step {step}: lower optimizer.learning_rate or raise loss.temperature; "
-                "the checkpoints hold the steps before"
+                f"{name} is {float(metrics[name])} at step {step}: lower optimizer.learning_rate or raise "
+                "loss.temperature; the checkpoints hold the steps before"
             )
 
 
