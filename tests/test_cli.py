@@ -140,7 +140,7 @@ def damage(path, kind):
         path.unlink()
     elif kind == "truncated":  # its header is whole: only decoding shows it
         content = path.read_bytes()
-        path.write_bytes(content[: len(content) - 20])
+        path.write_bytes(content[: len(content) * 3 // 4])
     else:
         path.write_text("<html>not found</html>")
 
