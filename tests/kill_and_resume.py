@@ -31,6 +31,7 @@ from . import micro
 from .colours import write_colours
 
 TIMINGS = ("examples_per_s",)
+_STRIDE = 10  # steps that a killed process has trained, at most
 EXPERIMENT = Path(__file__).parent / "micro.py"
 
 
@@ -44,9 +45,10 @@ def main() -> None:
     print(f"{sum(kills.values())} kills ({kills}): the final parameters and all metrics are those of a run left alone")
 
 
-def compare(scratch: Path, kills: int, seed: int = 0, steps: int = 24) -> dict[str, int]:
+def compare(scratch: Path, kills: int, seed: int = 0) -> dict[str, int]:
     """Runs both, asserts that they are equal, and returns how often the run was killed at which stage."""
     data = write_colours(scratch / "data")
+    steps = 2 * _STRIDE * kills
     alone = Run(scratch / "alone", data, steps)
     began = time.monotonic()
     assert alone.start().wait() == 0, alone.log.read_text()
@@ -55,23 +57,30 @@ def compare(scratch: Path, kills: int, seed: int = 0, steps: int = 24) -> dict[s
     killed = Run(scratch / "killed", data, steps)
     moments = random.Random(seed)
     stages: dict[str, int] = {}
-    while sum(stages.values()) < kills:
+    for _ in range(kills):
         process = killed.start()
-        try:
-            process.wait(moments.uniform(0.05, 1.0) * duration)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            stage = killed.stage()
-            stages[stage] = stages.get(stage, 0) + 1
-            continue
-        assert process.returncode == 0, killed.log.read_text()
-        break  # it got to the end before its time: nothing is left to kill
+        wait_for_a_moment(process, killed, moments, duration)
+        assert process.poll() is None, "it ended before it could be killed: " + killed.log.read_text()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        stage = killed.stage()
+        stages[stage] = stages.get(stage, 0) + 1
     assert killed.start().wait() == 0, killed.log.read_text()
 
     assert killed.metrics() == alone.metrics()
     jax.tree.map(np.testing.assert_array_equal, killed.state(), alone.state())
     return stages
+
+
+def wait_for_a_moment(process: subprocess.Popen, run: Run, moments: random.Random, duration: float) -> None:
+    """Waits for a random time while the process starts, or until it has trained a random number of steps."""
+    if moments.random() < 0.3:
+        time.sleep(moments.uniform(0, 0.3) * duration)
+        return
+    target = run.last_step() + moments.randint(1, _STRIDE)
+    while process.poll() is None and run.last_step() < target:
+        time.sleep(0.002)
+    time.sleep(moments.uniform(0, 0.03))  # a step and a save take about as long
 
 
 class Run:
@@ -95,11 +104,15 @@ class Run:
             return subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=EXPERIMENT.parents[1])
 
     def stage(self) -> str:
-        """How far it has come, for the summary."""
-        done = len(self.metrics()) if (self.run_dir / "metrics.jsonl").exists() else 0
-        if (self.run_dir / "checkpoints").exists() and any((self.run_dir / "checkpoints").glob("*tmp*")):
+        """What it had come to, for the summary."""
+        if any((self.run_dir / "checkpoints").glob("*tmp*")):
             return "while saving"
-        return "training" if done else "starting"
+        return "while training" if self.last_step() else "while starting"
+
+    def last_step(self) -> int:
+        """The last step of which metrics.jsonl tells."""
+        lines = self.metrics() if (self.run_dir / "metrics.jsonl").exists() else []
+        return int(lines[-1]["step"]) if lines else 0
 
     def metrics(self) -> list[dict[str, float]]:
         """The lines of metrics.jsonl without timings; one that is not whole is left out."""
