@@ -73,12 +73,10 @@ def compare(scratch: Path, kills: int, seed: int = 0) -> dict[str, int]:
 
 
 def wait_for_a_moment(process: subprocess.Popen, run: Run, moments: random.Random, duration: float) -> None:
-    """Waits for a random time while the process starts, or until it has trained a random number of steps."""
-    if moments.random() < 0.3:
-        time.sleep(moments.uniform(0, 0.3) * duration)
-        return
+    """Waits until the process has trained a random number of steps; one time in three, for a random time at most."""
     target = run.last_step() + moments.randint(1, _STRIDE)
-    while process.poll() is None and run.last_step() < target:
+    latest = time.monotonic() + (moments.random() * 0.3 if moments.random() < 0.33 else 10) * duration
+    while process.poll() is None and run.last_step() < target and time.monotonic() < latest:
         time.sleep(0.002)
     time.sleep(moments.uniform(0, 0.03))  # a step and a save take about as long
 
