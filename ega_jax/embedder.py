@@ -78,7 +78,7 @@ class Embedder:
             for path, leaf in setup.functional.parameters.items()
         }
         trained, frozen = split_frozen(wanted, config.model.frozen)
-        with Checkpoints(directory / "checkpoints", config.checkpoint) as checkpoints:
+        with Checkpoints(directory / "checkpoints", config.checkpoint, reading=True) as checkpoints:
             state = checkpoints.restore({"trained": trained, "frozen": frozen}, step=checkpoints.best)
         return cls.of(setup, {**state["trained"], **state["frozen"]})
 

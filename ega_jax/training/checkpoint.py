@@ -35,7 +35,13 @@ class Checkpoints:
       directory: where they lie, one folder a step.
     """
 
-    def __init__(self, directory: Path, settings: CheckpointSettings) -> None:
+    def __init__(self, directory: Path, settings: CheckpointSettings, *, reading: bool = False) -> None:
+        """
+        Args:
+          directory: where they lie.
+          settings: what is kept.
+          reading: nothing will be saved; what another process may be writing at this moment is left alone.
+        """
         self.directory = directory.absolute()
         self._settings = settings
         policies = ocp.training.preservation_policies
@@ -51,7 +57,7 @@ class Checkpoints:
                     ),
                 ]
             ),
-            cleanup_tmp_directories=True,  # what a killed process had begun
+            cleanup_tmp_directories=not reading,  # what a killed process had begun
         )
 
     def save(self, step: int, state: dict[str, Any], iterator: Any, score: float | None = None) -> None:

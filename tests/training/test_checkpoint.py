@@ -115,6 +115,16 @@ def test_what_a_kill_leaves_behind_is_harmless(tmp_path):
     assert (tmp_path / "manifests" / "2.json").exists()
 
 
+def test_a_reader_leaves_alone_what_is_being_written(tmp_path):
+    saved(tmp_path, 1)
+    half = tmp_path / "2.orbax-checkpoint-tmp"  # a training process is writing it
+    shutil.copytree(tmp_path / "1", half)
+    before = sorted(half.rglob("*"))
+    with Checkpoints(tmp_path, SETTINGS, reading=True) as checkpoints:
+        checkpoints.restore({"trained": abstract(state_of(0))["trained"]}, step=checkpoints.best)
+    assert sorted(half.rglob("*")) == before
+
+
 def test_no_checkpoint_is_told(tmp_path):
     with Checkpoints(tmp_path, SETTINGS) as checkpoints:
         assert checkpoints.latest is None
