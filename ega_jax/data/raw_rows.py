@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ega_jax.data.records import BadRecordError
+from ega_jax.data.records import BadRecordError, is_unicode
 from ega_jax.data.subsets import suggestion
 from ega_jax.errors import BadInputError
 
@@ -190,15 +190,3 @@ def _name(value: object) -> str:
     return {dict: "an object", list: "a list", str: "a string", type(None): "null", bool: "true or false"}.get(
         type(value), "a number"
     )
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a JSON string is text: the escape for half of a surrogate pair makes a str that no encoder
-    takes."""
-    if text.isascii():
-        return True
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -96,3 +96,13 @@ class BadRecordError(BadInputError):
 
     def __reduce__(self) -> tuple[type, tuple]:  # an exception with its own __init__ must say how to cross processes
         return type(self), (self.file, self.row, self.field, self.reason)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether `text` can be written as UTF-8: JSON's `\\ud800` escapes, for one, can make a str that
+    cannot."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

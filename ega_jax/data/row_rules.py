@@ -12,8 +12,8 @@ import re
 import warnings
 from typing import Any, NamedTuple
 
-from ega_jax.data.raw_rows import Value, is_unicode
-from ega_jax.data.records import IMAGE_TOKEN
+from ega_jax.data.raw_rows import Value
+from ega_jax.data.records import IMAGE_TOKEN, is_unicode
 
 
 class Item(NamedTuple):

@@ -18,6 +18,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from ega_jax.data.records import is_unicode
 from ega_jax.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -186,16 +187,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     backend.train_from_iterator(texts, trainer)
     backend.add_special_tokens([_control(name) for name in CONTROL_TOKENS])
     return Tokenizer(backend)
-
-
-def is_unicode(text: str) -> bool:
-    """Whether `text` can be written as UTF-8: JSON's `\\ud800` escapes, for one, can make a str that
-    cannot."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _control(name: str) -> tokenizers.AddedToken:
