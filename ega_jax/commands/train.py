@@ -1,0 +1,118 @@
+"""`ega-jax train`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from ega_jax.commands.common import DONE, FAILED, STOPPED, first_positional, say, select, tell_skipped
+from ega_jax.data.directory import GLYPHS
+from ega_jax.errors import BadInputError
+from ega_jax.training.config import TrainConfig, load_experiment
+
+if TYPE_CHECKING:
+    from ega_jax.embedder import Embedder
+    from ega_jax.models.functional import Parameters
+    from ega_jax.training.setup import Setup
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train an embedder, from its last checkpoint if there is one.
+
+    ega-jax train configs/glyphs.py --run-dir runs/demo
+
+    ega-jax train configs/glyphs.py --data.directory my_data --data.on-bad-record skip --steps 2000
+    """
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    run_dir: Path
+    """Where everything of the run goes."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Trains an experiment: a Python file that binds `config = TrainConfig(...)`."""
+    from ega_jax.data.directory import data_directory
+    from ega_jax.data.mmeb import find_subsets, read_train
+    from ega_jax.training.progress import Progress
+    from ega_jax.training.train import TrainingError, train
+
+    path, rest = first_positional(arguments, "a config file, such as configs/glyphs.py")
+
+    default: Any = tyro.MISSING  # only help is asked for
+    if path is not None:
+        default = Train(config=load_experiment(path), run_dir=Path("runs") / path.stem)
+    chosen = tyro.cli(Train, args=rest, default=default, prog="ega-jax train CONFIG")
+    config = chosen.config
+
+    progress = Progress()
+    directory = data_directory(config.data.directory, config.seed)
+    found = [info.name for info in find_subsets(directory, "train")]
+    names = select(found, config.data.subsets, directory)
+    if absent := sorted(set(config.data.weights) - set(found)):
+        progress.note(f"data.weights names subsets that {directory} does not have: {', '.join(absent)}")
+    subsets = [
+        read_train(directory, name, on_bad_record=config.data.on_bad_record, verify_images=images_held_to(config))
+        for name in names
+    ]
+    for subset in subsets:
+        tell_skipped(subset.info.name, subset.skipped)
+    if not any(map(len, subsets)):
+        raise BadInputError(f"{directory}: no training rows; expected DIR/<subset>/original*.parquet or .jsonl")
+    progress.note(f"{sum(map(len, subsets)):,} rows of {len(subsets)} subsets in {directory}")
+    try:
+        summary = train(
+            config,
+            chosen.run_dir,
+            [subset for subset in subsets if len(subset)],
+            validate=_validator(directory, names, config),
+            progress=progress,
+        )
+    except TrainingError as error:
+        say(str(error))
+        return FAILED
+    if summary.stopped_by:
+        say(f"stopped by {summary.stopped_by} after step {summary.steps}; start the same command again to go on")
+        return STOPPED
+    print(f"trained {summary.steps} steps: {chosen.run_dir}")
+    return DONE
+
+
+def images_held_to(config: TrainConfig) -> Literal["path", "header", "decode"]:
+    """What images are held to: the cache of the embedded data has checked itself."""
+    return "path" if config.data.directory == GLYPHS else config.data.verify_images
+
+
+def _validator(
+    directory: Path, names: Sequence[str], config: TrainConfig
+) -> Callable[[Setup, Parameters], Mapping[str, float]] | None:
+    """What `train` calls to score weights on the validation rows, or None where there are none."""
+    from ega_jax.data.mmeb import find_subsets, read_eval
+    from ega_jax.embedder import Embedder
+    from ega_jax.evaluation import evaluate
+    from ega_jax.training.train import SCORE
+
+    held_out = [info.name for info in find_subsets(directory, "validation") if info.name in names]
+    if not held_out or config.validation.every is None:
+        return None
+    subsets = [
+        read_eval(
+            directory, name, "validation", on_bad_record=config.data.on_bad_record, verify_images=images_held_to(config)
+        )
+        for name in held_out
+    ]
+    embedders: list[Embedder] = []
+
+    def validate(setup: Setup, parameters: Parameters) -> Mapping[str, float]:
+        if not embedders:
+            embedders.append(Embedder.of(setup, parameters))
+        embedder = embedders[0].with_parameters(parameters)
+        results = evaluate(lambda sides: embedder.encode(sides, batch_size=config.validation.batch_size), subsets)
+        scores = {f"eval/{subset.name}": subset.scores.hit_at_1 for subset in results.subsets}
+        return {SCORE: results.means["all"].scores.hit_at_1, **scores}
+
+    return validate
