@@ -31,7 +31,6 @@ import sys
 import jax, jax.numpy
 before = set(sys.modules)
 import ega_jax
-from ega_jax import cli
 ega_jax.ega_loss, ega_jax.info_nce_loss
 from ega_jax.losses import sharded_ega_loss
 roots = {name.partition(".")[0] for name in set(sys.modules) - before}
