@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,8 @@ from flax import nnx
 
 from ega_jax.models.layers import Compute, Linear
 from ega_jax.models.llava_onevision_config import LlavaOnevisionConfig
+from ega_jax.models.llava_onevision_names import NAMES
+from ega_jax.models.name_table import NameTable
 from ega_jax.models.qwen2 import Qwen2
 from ega_jax.models.siglip import SiglipTower
 
@@ -31,6 +33,8 @@ class LlavaOnevision(nnx.Module):
       visual_weight   (B, T, K) float32: their weights. Text tokens' are ignored.
       positions       (B, T) int32, optional: default counts the real tokens of each row.
     """
+
+    names: ClassVar[NameTable] = NAMES
 
     def __init__(self, config: LlavaOnevisionConfig, *, compute: Compute, rngs: nnx.Rngs) -> None:
         self.config, self.compute = config, compute

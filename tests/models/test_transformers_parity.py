@@ -9,9 +9,9 @@ from flax import nnx
 
 import ega_jax.models
 from ega_jax.models import AnyresConfig, LlavaOnevisionConfig, anyres
+from ega_jax.models.llava_onevision_names import NAMES
 from ega_jax.models.qwen2 import Qwen2Config
 from ega_jax.models.siglip import SiglipConfig
-from ega_jax.models.weights import _canonical
 
 from . import golden
 
@@ -153,7 +153,7 @@ def test_forward_and_gradients_equal_torch(side, tmp_path):
     last = torch.tensor([np.flatnonzero(row)[-1] for row in mask])
     embeddings = torch.nn.functional.normalize(hidden[torch.arange(4), last], dim=-1)
     (embeddings * torch.tensor(direction)).sum().backward()
-    expected = {_canonical(k): p.grad.numpy() for k, p in reference.named_parameters() if p.grad is not None}
+    expected = {NAMES.canonical(k): p.grad.numpy() for k, p in reference.named_parameters() if p.grad is not None}
 
     model = ega_jax.models.load(tmp_path)
     assert model.config == config

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 import ega_jax.models
 from ega_jax.errors import BadInputError
-from ega_jax.models.weights import _slots
+from ega_jax.models.layers import Linear, Stack
+from ega_jax.models.name_table import NameTable, slots_of
 
 from . import golden
 
@@ -50,7 +51,7 @@ def tensors():
 def test_every_published_parameter_of_the_7b_has_a_place():
     published = json.loads((golden.LLAVA / "param_shapes_7b.json").read_text())
     model = nnx.eval_shape(lambda: ega_jax.models.build("llava_onevision_7b", rngs=nnx.Rngs(0)))
-    slots = {slot.name: list(slot.shape) for slot in _slots(model)}
+    slots = {slot.name: list(slot.shape) for slot in slots_of(model)}
     passed_over = {name: shape for name, shape in published.items() if name.endswith(golden.PASSED_OVER)}
     assert slots | passed_over == published
     # Ours has neither the head (vocabulary x width) nor the tower's last norm; with them it is the published count.
@@ -224,3 +225,48 @@ def test_saving_over_weights_is_refused(tmp_path, tensors):
     with pytest.raises(BadInputError, match=r"no \*\.safetensors"):
         ega_jax.models.save_weights(golden.model(), tmp_path / "new", passthrough=tmp_path / "none")
     assert not (tmp_path / "new").exists()
+
+
+class Fused(nnx.Module):
+    """A stack of two layers whose queries, keys and values are one tensor in the files."""
+
+    names = NameTable(
+        prefixes=(("stack.layers", "blocks.{}"),),
+        passed_over="head",
+        fused={"attn.qkv": ("attn.q_proj", "attn.k_proj", "attn.v_proj")},
+    )
+
+    def __init__(self, rngs):
+        compute = ega_jax.models.Compute()
+
+        def layer(rngs):
+            maps = {
+                f"{name}_proj": Linear(6, size, axes=("embed", "heads"), compute=compute, rngs=rngs)
+                for name, size in (("v", 2), ("q", 4), ("k", 2), ("out", 6))
+            }
+            return nnx.Dict(attn=nnx.Dict(maps))
+
+        self.stack = Stack(layer, 2, compute=compute, rngs=rngs)
+
+
+def test_modules_that_are_one_tensor_in_the_files(tmp_path):
+    rng = np.random.default_rng(0)
+    tensors = {}
+    for layer in range(2):
+        for name, size in (("qkv", 8), ("out_proj", 6)):
+            tensors[f"blocks.{layer}.attn.{name}.weight"] = rng.normal(size=(size, 6)).astype(np.float32)
+            tensors[f"blocks.{layer}.attn.{name}.bias"] = rng.normal(size=size).astype(np.float32)
+    model = nnx.eval_shape(lambda: Fused(nnx.Rngs(0)))
+    ega_jax.models.load_weights(model, directory_of(tensors, tmp_path))
+    qkv, attn = tensors["blocks.1.attn.qkv.weight"], model.stack.layers["attn"]
+    np.testing.assert_array_equal(attn["q_proj"].kernel[...][1], qkv[:4].T)
+    np.testing.assert_array_equal(attn["k_proj"].kernel[...][1], qkv[4:6].T)
+    np.testing.assert_array_equal(attn["v_proj"].kernel[...][1], qkv[6:].T)
+    np.testing.assert_array_equal(attn["v_proj"].bias[...][0], tensors["blocks.0.attn.qkv.bias"][6:])
+    ega_jax.models.save_weights(model, tmp_path / "again")
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    assert again.keys() == tensors.keys()
+    for name, value in tensors.items():
+        np.testing.assert_array_equal(again[name], value, err_msg=name)
+    with pytest.raises(ValueError, match="has no published name"):
+        Fused.names.published("other.kernel")
