@@ -13,7 +13,14 @@ if TYPE_CHECKING:
 
 
 class Layout(Protocol):
-    """The relation of one published tensor to one parameter (of one layer, if the parameter is stacked)."""
+    """The relation of one published tensor to one parameter (of one layer, if the parameter is stacked).
+
+    Attributes:
+      row_axis: the parameter's axis that is the published tensor's first, along which it is cheap to read in pieces;
+        None where it is to be read whole.
+    """
+
+    row_axis: int | None
 
     def published_shape(self, shape: Shape) -> Shape:
         """The shape of the published tensor of a parameter of this shape."""
@@ -28,6 +35,8 @@ class Layout(Protocol):
 class AsIs:
     """Vectors and tables."""
 
+    row_axis: int | None = 0
+
     def published_shape(self, shape: Shape) -> Shape:
         return shape
 
@@ -40,6 +49,8 @@ class AsIs:
 
 class Transposed:
     """A linear map: (in, out) here, (out, in) in torch."""
+
+    row_axis: int | None = 1
 
     def published_shape(self, shape: Shape) -> Shape:
         return shape[::-1]
@@ -54,6 +65,8 @@ class Transposed:
 class PatchKernel:
     """A convolution over square RGB patches that do not overlap: (row * column * colour, out) here, (out, 3, row,
     column) in torch."""
+
+    row_axis: int | None = None
 
     def published_shape(self, shape: Shape) -> Shape:
         side = math.isqrt(shape[0] // 3)

@@ -1,33 +1,27 @@
 """Published weights in and out: safetensors alone, one tensor at a time, every name accounted for.
 
 Names come from the backbone's table (`name_table.py`). Reading asks the files for the slices that this process's
-devices hold and no more: the host never sees the whole model, only its part of one (stacked) parameter at a time.
+devices hold and no more, a few megabytes at a time (`parameter_reading.py`).
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-import math
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from ega_jax.errors import BadInputError
 from ega_jax.models.name_table import NameTable, Slot, slots_of
-from ega_jax.models.safetensors_files import INDEX, Tensor, open_tensors, split
+from ega_jax.models.parameter_reading import read_parameter
+from ega_jax.models.safetensors_files import Source, Tensor, open_tensors, write_tensors
 
 if TYPE_CHECKING:
     from ega_jax.models.name_table import ParamPath
-
-_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def load_weights(model: nnx.Module, model_dir: str | Path) -> None:
@@ -48,7 +42,7 @@ def load_weights(model: nnx.Module, model_dir: str | Path) -> None:
     tensors = match(open_tensors(Path(model_dir)), slots, _names(model), Path(model_dir))
     flat = dict(nnx.to_flat_state(nnx.state(model)))
     for path, group in itertools.groupby(slots, key=lambda slot: slot.path):
-        value = _read_parameter(flat[path].get_raw_value(), list(group), tensors)
+        value = read_parameter(flat[path].get_raw_value(), list(group), tensors)
         flat[path] = flat[path].replace(value)
     nnx.update(model, nnx.from_flat_state(list(flat.items())))
 
@@ -79,23 +73,12 @@ def save_weights(
     if any(model_dir.glob("*.safetensors")):
         raise BadInputError(f"{model_dir}: holds safetensors files already; give an empty directory")
     flat = {path: variable.get_raw_value() for path, variable in nnx.to_flat_state(nnx.state(model))}
-    slots = {name: list(group) for name, group in _by_name(slots_of(model))}
-    held = [] if passthrough is None else open_tensors(Path(passthrough))
-    copied = {name: tensor for tensor in held if names.is_passed_over(name := names.canonical(tensor.name))}
-    sizes = {n: math.prod(parts[0].shape) * flat[parts[0].path].dtype.itemsize for n, parts in slots.items()}
-    sizes |= {name: tensor.slice[:].nbytes for name, tensor in copied.items()}
-
+    sources = {parts[0].name: _source(flat, parts) for parts in _by_name(slots_of(model))}
+    for tensor in [] if passthrough is None else open_tensors(Path(passthrough)):
+        if names.is_passed_over(name := names.canonical(tensor.name)):
+            sources[name] = tensor.source(name)
     model_dir.mkdir(parents=True, exist_ok=True)
-    shards = split(sizes, max_shard_bytes)
-    for file, members in shards.items():
-        content = {n: _to_published(flat, slots[n]) if n in slots else copied[n].slice[:] for n in members}
-        # Written under another name first: a file that has its right name is a whole one.
-        save_file(content, model_dir / f"{file}.part", metadata={"format": "pt"})
-        os.replace(model_dir / f"{file}.part", model_dir / file)
-    if len(shards) > 1:
-        weight_map = {name: file for file, members in shards.items() for name in members}
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
-        (model_dir / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    write_tensors(model_dir, list(sources.values()), max_shard_bytes=max_shard_bytes)
 
 
 def match(tensors: Iterable[Tensor], slots: Iterable[Slot], names: NameTable, model_dir: Path) -> dict[str, Tensor]:
@@ -115,7 +98,7 @@ def match(tensors: Iterable[Tensor], slots: Iterable[Slot], names: NameTable, mo
         if name not in wanted:
             if not names.is_passed_over(name):
                 unknown.append(tensor.name)
-        elif tensor.slice.get_dtype() not in _FLOATS:
+        elif tensor.dtype is None:
             misshaped.append(f"{tensor.name} (dtype {tensor.slice.get_dtype()} is not a float)")
         elif tensor.shape != wanted[name]:
             misshaped.append(f"{tensor.name} (is {tensor.shape}, must be {wanted[name]})")
@@ -131,58 +114,20 @@ def _names(model: Any) -> NameTable:
     return model.names
 
 
-def _by_name(slots: Iterable[Slot]) -> Iterable[tuple[str, list[Slot]]]:
+def _by_name(slots: Iterable[Slot]) -> Iterable[list[Slot]]:
     """The slots of each published tensor, in the order of its rows."""
     groups: dict[str, list[Slot]] = {}
     for slot in slots:
         groups.setdefault(slot.name, []).append(slot)
-    return ((name, sorted(group, key=lambda slot: slot.rows.start)) for name, group in groups.items())
+    return (sorted(group, key=lambda slot: slot.rows.start) for group in groups.values())
 
 
-def _to_published(flat: Mapping[ParamPath, jax.Array], slots: list[Slot]) -> np.ndarray:
+def _source(flat: Mapping[ParamPath, jax.Array], slots: list[Slot]) -> Source:
     """One published tensor, from the parameters that make it up."""
-    parts = [
-        slot.layout.write(np.asarray(flat[slot.path] if slot.layer is None else flat[slot.path][slot.layer]))
-        for slot in slots
-    ]
-    whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return np.ascontiguousarray(whole)  # safetensors writes the buffer as it lies in memory
 
+    def pieces() -> Iterator[np.ndarray]:
+        for slot in slots:
+            value = flat[slot.path] if slot.layer is None else flat[slot.path][slot.layer]
+            yield slot.layout.write(np.asarray(value))
 
-class _Rows:
-    """Some rows of a tensor on disk, indexed as if they were all."""
-
-    def __init__(self, tensor: Tensor, rows: slice) -> None:
-        self._tensor, self._rows = tensor, rows
-
-    def __getitem__(self, index: slice | tuple[slice, ...]) -> np.ndarray:
-        first, *rest = index if isinstance(index, tuple) else (index,)
-        start, stop, _ = first.indices(self._rows.stop - self._rows.start)
-        whole = (slice(self._rows.start + start, self._rows.start + stop), *rest)
-        try:
-            return self._tensor.slice[whole]
-        except (SafetensorError, OSError) as error:
-            raise BadInputError(f"{self._tensor.file}: unreadable ({error}); fetch it again") from error
-
-
-def _read_parameter(like: Any, slots: list[Slot], tensors: Mapping[str, Tensor]) -> jax.Array:
-    """One parameter from its tensor, or from those of its layers; what several devices share is read once."""
-    read: dict[Any, np.ndarray] = {}
-
-    def from_slot(slot: Slot, index: tuple[slice, ...]) -> np.ndarray:
-        return slot.layout.read(_Rows(tensors[slot.name], slot.rows), index)
-
-    def from_index(index: Any) -> np.ndarray:
-        key = tuple((part.start, part.stop) for part in index)
-        if key not in read:
-            lengths = (len(range(*part.indices(size))) for part, size in zip(index, like.shape, strict=True))
-            value = read[key] = np.empty(tuple(lengths), like.dtype)
-            if slots[0].layer is None:
-                value[...] = from_slot(slots[0], index)
-            else:
-                for layer, slot in zip(value, slots[index[0]], strict=True):
-                    layer[...] = from_slot(slot, index[1:])
-        return read[key]
-
-    sharding = getattr(like, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.make_array_from_callback(like.shape, sharding, from_index)
+    return Source(slots[0].name, flat[slots[0].path].dtype, slots[0].shape, pieces)

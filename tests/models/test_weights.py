@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 import ega_jax.models
 from ega_jax.errors import BadInputError
+from ega_jax.models import parameter_reading
 from ega_jax.models.layers import Linear, Stack
 from ega_jax.models.name_table import NameTable, slots_of
 
@@ -130,7 +131,9 @@ def test_half_precision_files_become_float32(tmp_path, tensors, dtype):
     assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {np.dtype(np.float32)}
 
 
-def test_parameters_arrive_in_their_shardings():
+@pytest.mark.parametrize("piece", [parameter_reading.PIECE_BYTES, 1000])
+def test_parameters_arrive_in_their_shardings(piece, monkeypatch):
+    monkeypatch.setattr(parameter_reading, "PIECE_BYTES", piece)
     mesh = jax.make_mesh((4, 2), ("fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     rules = {"mlp": "tensor", "heads": "tensor", "vision_heads": "tensor", "vision_mlp": "tensor", "embed": "fsdp"}
     rules |= {"vision_embed": "fsdp"}
@@ -193,8 +196,12 @@ def test_head_and_last_norm_may_be_absent(tmp_path, tensors):
 
 
 def test_no_safetensors(tmp_path):
-    (tmp_path / "pytorch_model.bin").write_bytes(b"anything")
     with pytest.raises(BadInputError, match=r"no \*\.safetensors files; other formats are not read"):
+        load(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"anything")
+    with pytest.raises(
+        BadInputError, match=r"pytorch_model\.bin, a pickle, which can run code .* with transformers: .*save_pretrained"
+    ):
         load(tmp_path)
 
 
@@ -249,7 +256,9 @@ class Fused(nnx.Module):
         self.stack = Stack(layer, 2, compute=compute, rngs=rngs)
 
 
-def test_modules_that_are_one_tensor_in_the_files(tmp_path):
+@pytest.mark.parametrize("piece", [parameter_reading.PIECE_BYTES, 40])
+def test_modules_that_are_one_tensor_in_the_files(tmp_path, piece, monkeypatch):
+    monkeypatch.setattr(parameter_reading, "PIECE_BYTES", piece)
     rng = np.random.default_rng(0)
     tensors = {}
     for layer in range(2):
