@@ -1,8 +1,4 @@
-"""What a LLaVA-OneVision is, and its two-way reading of the published `config.json`.
-
-A published setting that the model does not carry out is refused by name, never skipped: running on with half
-a configuration gives wrong embeddings without a sign.
-"""
+"""What a LLaVA-OneVision is, and its two-way reading of the published `config.json`."""
 
 from __future__ import annotations
 
@@ -13,7 +9,8 @@ from typing import Any
 
 from ega_jax.errors import BadInputError
 from ega_jax.models.anyres import AnyresConfig
-from ega_jax.models.qwen2 import Qwen2Config
+from ega_jax.models.published_config import expect
+from ega_jax.models.qwen2_config import Qwen2Config, qwen2_from_hf, qwen2_to_hf
 from ega_jax.models.siglip import SiglipConfig
 
 
@@ -59,11 +56,11 @@ class LlavaOnevisionConfig:
         """
         if hf.get("model_type") != "llava_onevision":
             raise BadInputError(f"config.json: model_type={hf.get('model_type')!r} is not 'llava_onevision'")
-        _expect(hf, "projector_hidden_act", "gelu")
-        _expect(hf, "vision_feature_select_strategy", "full")
-        _expect(hf, "vision_feature_layer", -1)
-        _expect(hf, "multimodal_projector_bias", True)
-        _expect(hf, "use_image_newline_parameter", True)
+        expect(hf, "projector_hidden_act", "gelu")
+        expect(hf, "vision_feature_select_strategy", "full")
+        expect(hf, "vision_feature_layer", -1)
+        expect(hf, "multimodal_projector_bias", True)
+        expect(hf, "use_image_newline_parameter", True)
         vision = _vision_from_hf(hf.get("vision_config") or _SO400M)
         ratio = re.fullmatch(r"anyres_max_(\d+)", hf.get("vision_aspect_ratio", "anyres_max_9"))
         if ratio is None:
@@ -81,7 +78,7 @@ class LlavaOnevisionConfig:
         text["tie_word_embeddings"] = text.get("tie_word_embeddings", False) or hf.get("tie_word_embeddings", False)
         return cls(
             vision=vision,
-            text=_text_from_hf(text),
+            text=qwen2_from_hf(text),
             image=image,
             image_token_id=hf.get("image_token_index", hf.get("image_token_id", 151646)),
             video_token_id=hf.get("video_token_index", hf.get("video_token_id", 151647)),
@@ -102,15 +99,7 @@ class LlavaOnevisionConfig:
             "vision_feature_layer": -1,
             "vision_feature_select_strategy": "full",
             "tie_word_embeddings": self.text.tie_word_embeddings,
-            "text_config": {
-                "model_type": "qwen2",
-                "hidden_act": "silu",
-                "use_sliding_window": False,
-                # 4.x reads the first, 5.x the second.
-                "rope_theta": self.text.rope_theta,
-                "rope_parameters": {"rope_type": "default", "rope_theta": self.text.rope_theta},
-                **{k: v for k, v in dataclasses.asdict(self.text).items() if k != "rope_theta"},
-            },
+            "text_config": {"model_type": "qwen2", **qwen2_to_hf(self.text)},
             "vision_config": {
                 "model_type": "siglip_vision_model",
                 "hidden_act": "gelu_pytorch_tanh",
@@ -153,9 +142,9 @@ _SO400M = {
 
 def _vision_from_hf(hf: Mapping[str, Any]) -> SiglipConfig:
     where = "vision_config."
-    _expect(hf, "model_type", "siglip_vision_model", where=where)
-    _expect(hf, "hidden_act", "gelu_pytorch_tanh", where=where)
-    _expect(hf, "num_channels", 3, where=where)
+    expect(hf, "model_type", "siglip_vision_model", where=where)
+    expect(hf, "hidden_act", "gelu_pytorch_tanh", where=where)
+    expect(hf, "num_channels", 3, where=where)
     return SiglipConfig(
         hidden_size=hf.get("hidden_size", 768),
         intermediate_size=hf.get("intermediate_size", 3072),
@@ -165,34 +154,6 @@ def _vision_from_hf(hf: Mapping[str, Any]) -> SiglipConfig:
         patch_size=hf.get("patch_size", 16),
         layer_norm_eps=hf.get("layer_norm_eps", 1e-6),
     )
-
-
-def _text_from_hf(hf: Mapping[str, Any]) -> Qwen2Config:
-    where = "text_config."
-    _expect(hf, "model_type", "qwen2", where=where)
-    _expect(hf, "hidden_act", "silu", where=where)
-    _expect(hf, "use_sliding_window", False, where=where)
-    if set(hf.get("layer_types") or ()) - {"full_attention"}:
-        raise BadInputError(f"config.json: text_config.layer_types={hf['layer_types']}: only 'full_attention' is built")
-    rope = hf.get("rope_parameters") or {}
-    scaling = {**(hf.get("rope_scaling") or {}), **rope}
-    if (kind := scaling.get("rope_type", scaling.get("type", "default"))) != "default":
-        raise BadInputError(f"config.json: text_config has rotary scaling {kind!r}; only 'default' is built")
-    heads = hf.get("num_attention_heads", 32)
-    config = Qwen2Config(
-        vocab_size=hf.get("vocab_size", 151936),
-        hidden_size=hf.get("hidden_size", 4096),
-        intermediate_size=hf.get("intermediate_size", 22016),
-        num_hidden_layers=hf.get("num_hidden_layers", 32),
-        num_attention_heads=heads,
-        num_key_value_heads=hf.get("num_key_value_heads", 32) or heads,
-        rope_theta=float(rope.get("rope_theta", hf.get("rope_theta", 10000.0))),
-        rms_norm_eps=hf.get("rms_norm_eps", 1e-6),
-        max_position_embeddings=hf.get("max_position_embeddings", 32768),
-        tie_word_embeddings=hf["tie_word_embeddings"],
-    )
-    _expect(hf, "head_dim", config.head_dim, where=where)
-    return config
 
 
 def _pinpoints(published: list[list[int]] | None, tile_size: int) -> tuple[tuple[int, int], ...]:
@@ -210,12 +171,6 @@ def _normalisation(preprocessor: Mapping[str, Any], tile_size: int) -> dict[str,
         ("resample", 3),
         ("size", {"height": tile_size, "width": tile_size}),
     ):
-        _expect(preprocessor, name, value, file="preprocessor_config.json")
+        expect(preprocessor, name, value, file="preprocessor_config.json")
     mean, std = (preprocessor.get(name, (0.5, 0.5, 0.5)) for name in ("image_mean", "image_std"))
     return {"mean": tuple(mean), "std": tuple(std)}
-
-
-def _expect(hf: Mapping[str, Any], name: str, value: Any, *, file: str = "config.json", where: str = "") -> None:
-    """Refuses a field that differs from the one value that is built; an absent field has that value."""
-    if (found := hf.get(name, value)) != value:
-        raise BadInputError(f"{file}: {where}{name}={found!r} is not supported; only {value!r} is")

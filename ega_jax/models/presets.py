@@ -14,7 +14,7 @@ from ega_jax.models.layers import DEFAULT_COMPUTE, Compute
 from ega_jax.models.llava_onevision import LlavaOnevision
 from ega_jax.models.llava_onevision_config import LlavaOnevisionConfig
 from ega_jax.models.lora import LoraConfig, add_lora
-from ega_jax.models.qwen2 import Qwen2Config
+from ega_jax.models.qwen2_config import Qwen2Config
 from ega_jax.models.siglip import SiglipConfig
 from ega_jax.models.weights import load_weights, save_weights
 

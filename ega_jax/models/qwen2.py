@@ -5,60 +5,20 @@ There is no language-model head: nothing here reads it, so it is never in memory
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import TYPE_CHECKING
 
 import jax
 from flax import nnx
 
-from ega_jax.errors import BadInputError
 from ega_jax.models.attention import attention
 from ega_jax.models.layers import Compute, Embed, Linear, RMSNorm, Stack, rotary_angles, rotate
+from ega_jax.models.qwen2_config import Qwen2Config
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
     Angles = tuple[Float[Array, "B T half"], Float[Array, "B T half"]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Qwen2Config:
-    """Sizes of the decoder.
-
-    Attributes:
-      num_key_value_heads: heads of keys and values; each serves a group of query heads.
-      rope_theta: base of the rotary frequencies.
-      max_position_embeddings: longest sequence that the weights were trained for, tokens.
-      tie_word_embeddings: the published head is the embedding table (it concerns export alone).
-    """
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    rope_theta: float = 1e6
-    rms_norm_eps: float = 1e-6
-    max_position_embeddings: int = 32768
-    tie_word_embeddings: bool = False
-
-    def __post_init__(self) -> None:
-        if self.hidden_size % (2 * self.num_attention_heads):
-            raise BadInputError(
-                f"text hidden_size={self.hidden_size} is not an even number for each of "
-                f"num_attention_heads={self.num_attention_heads}"
-            )
-        if self.num_attention_heads % self.num_key_value_heads:
-            raise BadInputError(
-                f"text num_key_value_heads={self.num_key_value_heads} does not divide "
-                f"num_attention_heads={self.num_attention_heads}"
-            )
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
 
 
 class Qwen2(nnx.Module):

@@ -17,7 +17,8 @@ from ega_jax.models.layers import (
     rotary_angles,
     rotate,
 )
-from ega_jax.models.qwen2 import Qwen2, Qwen2Config
+from ega_jax.models.qwen2 import Qwen2
+from ega_jax.models.qwen2_config import Qwen2Config
 
 SMALL = Qwen2Config(
     vocab_size=50,

@@ -10,7 +10,7 @@ from flax import nnx
 import ega_jax.models
 from ega_jax.models import AnyresConfig, LlavaOnevisionConfig, anyres
 from ega_jax.models.llava_onevision_names import NAMES
-from ega_jax.models.qwen2 import Qwen2Config
+from ega_jax.models.qwen2_config import Qwen2Config
 from ega_jax.models.siglip import SiglipConfig
 
 from . import golden
