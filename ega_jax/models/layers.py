@@ -8,7 +8,7 @@ beyond rounding.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
@@ -134,11 +134,25 @@ class Embed(nnx.Module):
 
 
 def rotary_angles(
-    positions: Int[Array, "B T"], head_dim: int, theta: float
+    positions: Int[Array, "B T"] | Int[Array, "B T axes"],
+    head_dim: int,
+    theta: float,
+    sections: Sequence[int] = (),
 ) -> tuple[Float[Array, "B T half"], Float[Array, "B T half"]]:
-    """Cosine and sine of position * theta^(-2i / head_dim), i < head_dim / 2, float32 (arXiv 2104.09864)."""
+    """Cosine and sine of position * theta^(-2i / head_dim), i < head_dim / 2, float32 (arXiv 2104.09864).
+
+    Args:
+      positions: (B, T), or (B, T, axes) where a token has one position an axis.
+      head_dim: width of a head, even.
+      theta: base of the frequencies.
+      sections: how many of the angles, lowest i first, turn with each axis' position (M-RoPE, arXiv 2409.12191).
+    """
     frequencies = np.float32(theta ** (-np.arange(0, head_dim, 2) / head_dim))
-    angles = positions[..., None].astype(jnp.float32) * frequencies
+    if positions.ndim == 2:
+        positions = positions[..., None]
+    else:
+        positions = positions[..., np.repeat(np.arange(len(sections)), sections)]
+    angles = positions.astype(jnp.float32) * frequencies
     return jnp.cos(angles), jnp.sin(angles)
 
 

@@ -25,7 +25,7 @@ class Qwen2(nnx.Module):
     """Token embeddings -> decoder layers -> final RMSNorm."""
 
     def __init__(self, config: Qwen2Config, *, compute: Compute, rngs: nnx.Rngs) -> None:
-        self.head_dim, self.rope_theta = config.head_dim, config.rope_theta
+        self.config = config
         self.embed_tokens = Embed(config.vocab_size, config.hidden_size, compute=compute, rngs=rngs)
         make_layer = functools.partial(Qwen2Layer, config, compute)
         self.decoder = Stack(make_layer, config.num_hidden_layers, compute=compute, rngs=rngs)
@@ -35,10 +35,14 @@ class Qwen2(nnx.Module):
         self,
         embeddings: Float[Array, "B T D"],
         attention_mask: Bool[Array, "B T"],
-        positions: Int[Array, "B T"],
+        positions: Int[Array, "B T"] | Int[Array, "B T 3"],
     ) -> Float[Array, "B T D"]:
-        """Final-norm hidden states, float32; those of padding tokens mean nothing."""
-        angles = rotary_angles(positions, self.head_dim, self.rope_theta)
+        """Final-norm hidden states, float32; those of padding tokens mean nothing.
+
+        With M-RoPE, tokens may have positions in time, height and width.
+        """
+        config = self.config
+        angles = rotary_angles(positions, config.head_dim, config.rope_theta, config.mrope_section or ())
         return self.norm(self.decoder(embeddings, attention_mask, angles), dtype="float32")
 
 

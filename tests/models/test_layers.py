@@ -107,6 +107,16 @@ def test_rotary_turns_pairs_by_position_times_frequency():
     np.testing.assert_array_equal(rotate(jnp.asarray(x), angles)[:, 0], x[:, 0])
 
 
+def test_rotary_angles_turn_by_the_position_of_their_section():
+    positions = np.random.default_rng(0).integers(0, 900, (2, 5, 3))
+    by_axis = [rotary_angles(jnp.asarray(positions[..., axis]), 16, 1e4) for axis in range(3)]
+    got = rotary_angles(jnp.asarray(positions), 16, 1e4, (1, 4, 3))
+    for trigonometric in (0, 1):
+        time, height, width = (angles[trigonometric] for angles in by_axis)
+        expected = np.concatenate([time[..., :1], height[..., 1:5], width[..., 5:]], -1)
+        np.testing.assert_array_equal(got[trigonometric], expected)
+
+
 def test_linear_computes_in_its_dtype_and_holds_float32():
     linear = Linear(4, 3, axes=("embed", "mlp"), compute=Compute(dtype="bfloat16"), rngs=nnx.Rngs(0))
     assert linear.kernel.dtype == linear.bias.dtype == jnp.float32
