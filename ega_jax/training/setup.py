@@ -16,10 +16,11 @@ import jax
 
 from ega_jax.data.buckets import Buckets
 from ega_jax.data.processor import Processor
-from ega_jax.data.tokenizer import load_tokenizer, train_tokenizer
+from ega_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from ega_jax.errors import BadInputError
 from ega_jax.models import Compute, LlavaOnevision, LlavaOnevisionConfig, build, load_config
 from ega_jax.models.functional import Functional
+from ega_jax.models.model_files import CONFIG, copy_companions
 from ega_jax.models.presets import config_of
 from ega_jax.training.config import TrainConfig
 from ega_jax.training.sharding import make_mesh, parameter_shardings
@@ -52,12 +53,7 @@ def make_setup(config: TrainConfig, model_dir: Path) -> Setup:
     """
     model = load_config(model_dir)
     image = dataclasses.replace(model.image, max_tiles=config.model.max_tiles, base_only=config.model.base_only)
-    tokenizer = load_tokenizer(model_dir)
-    if tokenizer.image_id != model.image_token_id or tokenizer.vocab_size > model.text.vocab_size:
-        raise BadInputError(
-            f"{model_dir}: tokenizer.json (image token {tokenizer.image_id}, {tokenizer.vocab_size} entries) does not "
-            f"fit config.json (image token {model.image_token_id}, {model.text.vocab_size} entries)"
-        )
+    tokenizer = fitting_tokenizer(model_dir, model)
     buckets = Buckets(config.data.token_buckets, config.data.tile_buckets)
     return Setup(
         functional_model(config, dataclasses.replace(model, image=image)),
@@ -65,6 +61,21 @@ def make_setup(config: TrainConfig, model_dir: Path) -> Setup:
         buckets,
         make_mesh(config.mesh),
     )
+
+
+def fitting_tokenizer(model_dir: Path, model: LlavaOnevisionConfig) -> Tokenizer:
+    """The tokenizer of a model directory.
+
+    Raises:
+      BadInputError: there is none, or it is another model's.
+    """
+    tokenizer = load_tokenizer(model_dir)
+    if tokenizer.image_id != model.image_token_id or tokenizer.vocab_size > model.text.vocab_size:
+        raise BadInputError(
+            f"{model_dir}: tokenizer.json (image token {tokenizer.image_id}, {tokenizer.vocab_size} entries) does not "
+            f"fit config.json (image token {model.image_token_id}, {model.text.vocab_size} entries)"
+        )
+    return tokenizer
 
 
 def starting_parameters(config: TrainConfig, setup: Setup) -> dict[str, jax.Array]:
@@ -90,9 +101,8 @@ def write_model_directory(config: TrainConfig, directory: Path, texts: Callable[
     source = config.model.weights
     if source is not None:
         load_config(source), load_tokenizer(source)  # refuse a broken one before anything is written
-        for name in ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"):
-            if (source / name).is_file():
-                shutil.copyfile(source / name, partial / name)
+        shutil.copyfile(source / CONFIG, partial / CONFIG)
+        copy_companions(source, partial)
     else:
         preset = config_of(config.model.preset)
         tokenizer = train_tokenizer(texts(), config.model.vocab_size)
@@ -102,7 +112,7 @@ def write_model_directory(config: TrainConfig, directory: Path, texts: Callable[
         )
         tokenizer.save(partial)
         for name, content in (
-            ("config.json", model.to_hf()),
+            (CONFIG, model.to_hf()),
             ("preprocessor_config.json", model.preprocessor_to_hf()),
         ):
             (partial / name).write_text(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,64 @@
+"""`ega-jax convert`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ega_jax.commands.common import DONE
+from ega_jax.conversion.dtypes import DtypeName
+from ega_jax.errors import BadInputError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FromHf:
+    """Check a published checkpoint and write it as a model directory.
+
+    ega-jax convert from-hf llava-onevision-qwen2-7b-ov-hf models/llava
+
+    ega-jax convert from-hf llava-onevision-qwen2-7b-ov-hf models/llava32 --dtype float32 --max-shard-size 2GB
+    """
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """A directory with config.json, tokenizer.json and safetensors, in any layout that transformers wrote."""
+    target: Annotated[Path, tyro.conf.Positional]
+    """The new directory."""
+    dtype: DtypeName | None = None
+    """What weights are cast to; by default each tensor keeps its own."""
+    max_shard_size: str = "5GB"
+    """The largest file of weights."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carries out one conversion."""
+    usage = f"ega-jax convert {' | '.join(_CONVERSIONS)}; each explains itself with --help"
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(f"usage: {usage}")
+        return DONE
+    if not arguments or arguments[0] not in _CONVERSIONS:
+        raise BadInputError(f"say which way: {usage}")
+    return _CONVERSIONS[arguments[0]](arguments[1:])
+
+
+def _from_hf(arguments: Sequence[str]) -> int:
+    from ega_jax.conversion.directories import size_in_bytes
+    from ega_jax.conversion.from_hf import from_hf
+    from ega_jax.training.progress import Progress
+
+    chosen = tyro.cli(FromHf, args=arguments, prog="ega-jax convert from-hf")
+    written = from_hf(
+        chosen.source,
+        chosen.target,
+        dtype=chosen.dtype,
+        max_shard_bytes=size_in_bytes(chosen.max_shard_size),
+        counter=Progress().counter,
+    )
+    print(f"wrote {written.tensors} tensors, {written.nbytes / 1e9:.3g} GB: {chosen.target}")
+    return DONE
+
+
+_CONVERSIONS = {"from-hf": _from_hf}
