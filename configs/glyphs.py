@@ -35,7 +35,7 @@ config = TrainConfig(
             "Braille": 0.5,
         },
         token_buckets=(32, 64, 128, 256),
-        tile_buckets=(0, 2, 5, 10),
+        image_buckets=(0, 2, 5, 10),
     ),
     loss=LossSettings(temperature=0.05, symmetric=True),
     optimizer=OptimizerSettings(learning_rate=1e-3, warmup=0.1, final=0.05),

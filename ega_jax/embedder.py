@@ -136,12 +136,12 @@ class Embedder:
             raise
         batch_size = -(-batch_size // self.devices) * self.devices
         # Longest first: neighbours share a bucket, and memory runs out at once or never.
-        order = np.lexsort((-sizes.tokens, -sizes.tiles))
+        order = np.lexsort((-sizes.tokens, -sizes.units))
         rows: list[np.ndarray] = []
         for start in range(0, len(sides), batch_size):
             batch = order[start : start + batch_size]
             padded = np.resize(batch, batch_size)  # a short last batch repeats its rows
-            bucket = self.buckets.fit(sizes.tokens[padded], sizes.tiles[padded], self.devices)
+            bucket = self.buckets.fit(sizes.tokens[padded], sizes.units[padded], self.devices)
             rows.append(self._encode([sides[i] for i in batch], bucket, batch_size)[: len(batch)])
             progress(len(batch))
         result = np.empty((len(sides), rows[0].shape[1]), np.float32)

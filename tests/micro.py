@@ -47,7 +47,7 @@ config = TrainConfig(
         batch_size=16,
         sub_batch_size=8,
         token_buckets=(64, 128),
-        tile_buckets=(0, 5),
+        image_buckets=(0, 5),
     ),
     loss=LossSettings(temperature=0.1),
     optimizer=OptimizerSettings(learning_rate=3e-3, warmup=0.2),

@@ -18,37 +18,40 @@ class Bucket(NamedTuple):
 
     Attributes:
       tokens: length of every row.
-      tiles: image tile slots a row, pooled over the rows of a group.
+      units: image slots a row, pooled over the rows of a group, in the backbone's unit (tiles or patches).
     """
 
     tokens: int
-    tiles: int
+    units: int
 
 
 class Buckets(NamedTuple):
-    """The finite list that a bucket is picked from: every pair of a length and a number of tiles.
+    """The finite list that a bucket is picked from: every pair of a length and a number of image slots.
 
     Attributes:
-      tokens, tiles: both ascending.
+      tokens, units: both ascending.
+      unit: what a unit is called in messages.
     """
 
     tokens: tuple[int, ...]
-    tiles: tuple[int, ...]
+    units: tuple[int, ...]
+    unit: str = "image tiles"
 
-    def fit(self, tokens: Int[np.ndarray, " N"], tiles: Int[np.ndarray, " N"], groups: int = 1) -> Bucket:
+    def fit(self, tokens: Int[np.ndarray, " N"], units: Int[np.ndarray, " N"], groups: int = 1) -> Bucket:
         """The smallest bucket that N rows fit, laid into `groups` equal groups in order.
 
         Raises:
-          BadInputError: the rows have more tiles than the largest; rows that are too long are taken as cut to the
+          BadInputError: the rows have more pictures than the largest; rows that are too long are taken as cut to the
             largest length (`Processor` cuts the text's end).
         """
-        pooled = -(-np.max(np.sum(np.reshape(tiles, (groups, -1)), 1)) // (len(tiles) // groups))
-        if pooled > self.tiles[-1]:
+        pooled = -(-np.max(np.sum(np.reshape(units, (groups, -1)), 1)) // (len(units) // groups))
+        if pooled > self.units[-1]:
             raise BadInputError(
-                f"{pooled} image tiles a row, more than the largest of data.tile_buckets {self.tiles}: add a larger one"
+                f"{pooled} {self.unit} a row, more than the largest of data.image_buckets {self.units}: "
+                "add a larger one"
             )
         longest = min(np.max(tokens), self.tokens[-1])
-        return Bucket(_at_least(self.tokens, longest), _at_least(self.tiles, pooled))
+        return Bucket(_at_least(self.tokens, longest), _at_least(self.units, pooled))
 
 
 def _at_least(ladder: Sequence[int], value: int) -> int:

@@ -26,11 +26,11 @@ _CHUNK = 4096
 
 
 class SideIndex(NamedTuple):
-    """Of n sides: tokens and tiles they take, and a number that two sides share exactly if they are the same item
+    """Of n sides: tokens and image slots they take, and a number that two sides share exactly if they are the same item
     (but for a collision of 63-bit hashes)."""
 
     tokens: Int[np.ndarray, " n"]
-    tiles: Int[np.ndarray, " n"]
+    units: Int[np.ndarray, " n"]
     item: Int[np.ndarray, " n"]
 
 

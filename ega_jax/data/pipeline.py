@@ -154,10 +154,10 @@ class TrainingBatches:
         target_rows = (starts + np.tile(np.arange(each), self._groups)).astype(np.int32)
         query_ids, target_ids = _same_item_ids(queries.item, items, target_rows)
         return Plan(
-            self._buckets.fit(queries.tokens, queries.tiles, self._groups),
+            self._buckets.fit(queries.tokens, queries.units, self._groups),
             self._buckets.fit(
                 by_group([column.tokens for column in columns]),
-                by_group([column.tiles for column in columns]),
+                by_group([column.units for column in columns]),
                 self._groups,
             ),
             negatives,
@@ -170,10 +170,10 @@ class TrainingBatches:
     def _lane(self, index: SubsetIndex) -> tuple[Bucket, Bucket, int]:
         targets = [side for side in (index.positives, index.negatives) if len(side.tokens)]
         return (
-            self._buckets.fit(index.queries.tokens.max(keepdims=True), index.queries.tiles.max(keepdims=True)),
+            self._buckets.fit(index.queries.tokens.max(keepdims=True), index.queries.units.max(keepdims=True)),
             self._buckets.fit(
                 np.max([side.tokens.max() for side in targets], keepdims=True),
-                np.max([side.tiles.max() for side in targets], keepdims=True),
+                np.max([side.units.max() for side in targets], keepdims=True),
             ),
             index.most_negatives,
         )

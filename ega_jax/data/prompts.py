@@ -80,6 +80,10 @@ QQMM = Template(
 )
 
 
+TEMPLATES = {"llava_onevision": LLAVA_ONEVISION, "qqmm": QQMM}
+"""Template by `model_type`."""
+
+
 def render(side: Side, template: Template = LLAVA_ONEVISION) -> list[Piece]:
     """The prompt of one side, in order; no two `Text` pieces are adjacent."""
     pieces: list[Piece] = []

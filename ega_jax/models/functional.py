@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import jax
 from flax import nnx
 
+from ega_jax.models.embedding_model import EmbeddingModel
 from ega_jax.models.layers import logical_axes
 from ega_jax.models.weights import load_weights
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 Parameters = Mapping[str, jax.Array]
 """Path, such as "language_model/decoder/layers/mlp/up_proj/kernel", to array."""
 
-Model = TypeVar("Model", bound=nnx.Module)
+Model = TypeVar("Model", bound=EmbeddingModel)
 
 
 class Functional(Generic[Model]):
@@ -80,7 +81,7 @@ class Functional(Generic[Model]):
 
 
 def embed_groups(embed: Callable[[Any], Float[Array, "R D"]], inputs: Any) -> Float[Array, "G R D"]:
-    """Embeds groups of rows, each with its own tiles, that share a leading axis.
+    """Embeds groups of rows, each with its own pictures, that share a leading axis.
 
     One group alone is encoded without that axis, for XLA's CPU backend is half as fast with it.
     """

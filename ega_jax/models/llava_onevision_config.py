@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from ega_jax.errors import BadInputError
 from ega_jax.models.anyres import AnyresConfig
@@ -24,6 +24,8 @@ class LlavaOnevisionConfig:
       image_token_id, video_token_id: the placeholders of visual tokens.
     """
 
+    model_type: ClassVar[str] = "llava_onevision"
+
     vision: SiglipConfig
     text: Qwen2Config
     image: AnyresConfig
@@ -41,6 +43,11 @@ class LlavaOnevisionConfig:
         """The same model over another vocabulary."""
         text = dataclasses.replace(self.text, vocab_size=vocab_size)
         return dataclasses.replace(self, text=text, image_token_id=image_token_id, video_token_id=video_token_id)
+
+    def with_resolution(self, *, max_tiles: int | None, base_only: bool) -> LlavaOnevisionConfig:
+        """The same model with at most `max_tiles` tiles a picture beside the base, or with the base alone."""
+        image = dataclasses.replace(self.image, max_tiles=max_tiles, base_only=base_only)
+        return dataclasses.replace(self, image=image)
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None) -> LlavaOnevisionConfig:

@@ -69,8 +69,9 @@ class DataSettings:
     """Factors on the shares of subsets, by name; a subset that is not named has 1."""
     token_buckets: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096, 9216)
     """The padded sequence lengths that may be compiled, ascending."""
-    tile_buckets: tuple[int, ...] = (0, 1, 2, 3, 5, 7, 10)
-    """The padded numbers of image tiles a row (on average over a chunk) that may be compiled, ascending."""
+    image_buckets: tuple[int, ...] | None = None
+    """The padded numbers of image slots a row (on average over a chunk) that may be compiled, ascending, in the unit of
+    the backbone: tiles for LLaVA-OneVision, patches for QQMM. None takes the backbone's own."""
     on_bad_record: Literal["error", "skip"] = "error"
     """A row that cannot be used stops the run, or is counted, reported and left out."""
     verify_images: Literal["path", "header", "decode"] = "decode"
@@ -89,8 +90,10 @@ class DataSettings:
             )
         if wrong := [name for name, weight in self.weights.items() if not (weight > 0 and math.isfinite(weight))]:
             raise BadInputError(f"data.weights must be positive, but that of {wrong[0]!r} is {self.weights[wrong[0]]}")
-        for name in ("token_buckets", "tile_buckets"):
+        for name in ("token_buckets", "image_buckets"):
             ladder = getattr(self, name)
+            if ladder is None:
+                continue
             if not ladder or list(ladder) != sorted(set(ladder)):
                 raise BadInputError(f"data.{name} must be ascending and not empty, got {ladder}")
 

@@ -18,7 +18,10 @@ from ega_jax.data.buckets import Buckets
 from ega_jax.data.processor import Processor
 from ega_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from ega_jax.errors import BadInputError
-from ega_jax.models import Compute, LlavaOnevision, LlavaOnevisionConfig, build, load_config
+from ega_jax.models import Compute, build, load_config
+from ega_jax.models.backbone import BackboneConfig
+from ega_jax.models.backbones import backbone_of
+from ega_jax.models.embedding_model import EmbeddingModel
 from ega_jax.models.functional import Functional
 from ega_jax.models.model_files import CONFIG, copy_companions
 from ega_jax.models.presets import config_of
@@ -39,7 +42,7 @@ class Setup:
       mesh: the devices.
     """
 
-    functional: Functional[LlavaOnevision]
+    functional: Functional[EmbeddingModel]
     processor: Processor
     buckets: Buckets
     mesh: jax.sharding.Mesh
@@ -51,25 +54,25 @@ def make_setup(config: TrainConfig, model_dir: Path) -> Setup:
     Raises:
       BadInputError: a file of the model directory is missing or damaged, or the mesh does not fit the devices.
     """
-    model = load_config(model_dir)
-    image = dataclasses.replace(model.image, max_tiles=config.model.max_tiles, base_only=config.model.base_only)
+    model = load_config(model_dir).with_resolution(max_tiles=config.model.max_tiles, base_only=config.model.base_only)
     tokenizer = fitting_tokenizer(model_dir, model)
-    buckets = Buckets(config.data.token_buckets, config.data.tile_buckets)
+    processor = Processor(model, tokenizer, max_tokens=config.data.token_buckets[-1])
+    layout = processor.layout
     return Setup(
-        functional_model(config, dataclasses.replace(model, image=image)),
-        Processor(image, tokenizer, max_tokens=buckets.tokens[-1]),
-        buckets,
+        functional_model(config, model),
+        processor,
+        Buckets(config.data.token_buckets, config.data.image_buckets or layout.buckets, layout.unit),
         make_mesh(config.mesh),
     )
 
 
-def fitting_tokenizer(model_dir: Path, model: LlavaOnevisionConfig) -> Tokenizer:
+def fitting_tokenizer(model_dir: Path, model: BackboneConfig) -> Tokenizer:
     """The tokenizer of a model directory.
 
     Raises:
       BadInputError: there is none, or it is another model's.
     """
-    tokenizer = load_tokenizer(model_dir)
+    tokenizer = load_tokenizer(model_dir, add_image_token=backbone_of(model.model_type).adds_image_token)
     if tokenizer.image_id != model.image_token_id or tokenizer.vocab_size > model.text.vocab_size:
         raise BadInputError(
             f"{model_dir}: tokenizer.json (image token {tokenizer.image_id}, {tokenizer.vocab_size} entries) does not "
@@ -86,7 +89,7 @@ def starting_parameters(config: TrainConfig, setup: Setup) -> dict[str, jax.Arra
     return setup.functional.initialize(config.seed, places)
 
 
-def functional_model(config: TrainConfig, model: LlavaOnevisionConfig) -> Functional[LlavaOnevision]:
+def functional_model(config: TrainConfig, model: BackboneConfig) -> Functional[EmbeddingModel]:
     """The model of an experiment, as a function of its weights."""
     compute = Compute(dtype=config.model.dtype, remat=config.model.remat)
     return Functional(lambda rngs: build(model, rngs=rngs, compute=compute))
@@ -100,7 +103,7 @@ def write_model_directory(config: TrainConfig, directory: Path, texts: Callable[
     partial.mkdir(parents=True)
     source = config.model.weights
     if source is not None:
-        load_config(source), load_tokenizer(source)  # refuse a broken one before anything is written
+        fitting_tokenizer(source, load_config(source))  # refuse a broken one before anything is written
         shutil.copyfile(source / CONFIG, partial / CONFIG)
         copy_companions(source, partial)
     else:

@@ -17,7 +17,7 @@ from ega_jax.models import PRESETS
 from ..colours import write_colours
 from ..micro import config
 
-BUCKETS = Buckets(config.data.token_buckets, config.data.tile_buckets)
+BUCKETS = Buckets(config.data.token_buckets, config.data.image_buckets)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def subsets(directory):
 @pytest.fixture(scope="module")
 def processor(subsets):
     texts = [record.query.text for subset in subsets for record in subset]
-    return Processor(PRESETS["micro"].image, train_tokenizer(texts, 280), max_tokens=BUCKETS.tokens[-1])
+    return Processor(PRESETS["micro"], train_tokenizer(texts, 280), max_tokens=BUCKETS.tokens[-1])
 
 
 def batches(subsets, processor, **changes):
@@ -103,9 +103,9 @@ def test_buckets_hold_their_rows_and_come_from_the_list(subsets, processor):
         plan, batch = source.plan(step), source[step]
         for bucket, side in ((plan.query_bucket, "queries"), (plan.target_bucket, "targets")):
             groups, rows, length = batch[side]["input_ids"].shape
-            assert (length, batch[side]["tiles"].shape[1]) == (bucket.tokens, rows * bucket.tiles)
+            assert (length, batch[side]["tiles"].shape[1]) == (bucket.tokens, rows * bucket.units)
             assert bucket.tokens in BUCKETS.tokens
-            assert bucket.tiles in BUCKETS.tiles
+            assert bucket.units in BUCKETS.units
             assert groups == 4
             assert batch[side]["attention_mask"].any(-1).all()
 
@@ -119,7 +119,7 @@ def test_a_picture_that_breaks_later_names_its_row(directory, tmp_path):
     broken = write_colours(tmp_path / "data", rows=8)
     subset = read_train(broken, "Find")
     path = broken / "images" / subset[3].positive.images[0].name
-    processor = Processor(PRESETS["micro"].image, train_tokenizer(["Find"], 280), max_tokens=128)
+    processor = Processor(PRESETS["micro"], train_tokenizer(["Find"], 280), max_tokens=128)
     source = TrainingBatches([subset], processor, BUCKETS, steps=2, batch_size=8, sub_batch_size=8, seed=0)
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(BadRecordError, match=r"original\.jsonl, row 3, field 'pos_image_path'.*" + path.name):
@@ -133,7 +133,7 @@ def test_bucket_fit():
     assert buckets.fit(lengths[[0, 2]], np.array([0, 3])) == Bucket(8, 2)
     assert buckets.fit(lengths, np.array([0, 0, 4, 3]), groups=2) == Bucket(16, 4), "the fullest group decides"
     assert buckets.fit(np.array([99]), np.array([0])) == Bucket(16, 0), "too long a text is cut, not refused"
-    with pytest.raises(BadInputError, match=r"5 image tiles.*tile_buckets"):
+    with pytest.raises(BadInputError, match=r"5 image tiles.*image_buckets"):
         buckets.fit(lengths, np.array([5, 5, 5, 5]))
 
 

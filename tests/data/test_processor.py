@@ -34,7 +34,7 @@ SIDES = [
 
 @pytest.fixture(scope="module")
 def processor():
-    return Processor(PRESETS["micro"].image, train_tokenizer(["words " * 3], 280), max_tokens=128)
+    return Processor(PRESETS["micro"], train_tokenizer(["words " * 3], 280), max_tokens=128)
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +74,8 @@ def test_measure_foretells_prepare(processor):
     sizes = processor.measure(SIDES)
     examples = [processor.prepare(side) for side in SIDES]
     assert sizes.tokens.tolist() == [len(example.input_ids) for example in examples]
-    assert sizes.tiles.tolist() == [len(example.tiles) for example in examples]
-    assert sizes.tiles.tolist() == [0, 3, 3, 2, 0, 5]
+    assert sizes.units.tolist() == [example.images.units for example in examples]
+    assert sizes.units.tolist() == [0, 3, 3, 2, 0, 5]
 
 
 def test_refuses_what_does_not_fit(processor):
@@ -87,10 +87,10 @@ def test_refuses_what_does_not_fit(processor):
 
 
 def test_long_text_loses_its_end_and_keeps_its_picture(processor):
-    short = Processor(PRESETS["micro"].image, processor._tokenizer, max_tokens=64)
+    short = Processor(PRESETS["micro"], processor._tokenizer, max_tokens=64)
     example = short.prepare(Side(TOKEN + "word " * 200, (picture(30, 30, 0),)))
     assert len(example.input_ids) == 64
     visual = example.input_ids == processor._tokenizer.image_id
-    assert visual.sum() == len(example.visual_index)
+    assert visual.sum() == len(example.images.sources.index)
     closing = processor.prepare(Side("x")).input_ids[-4:]
     np.testing.assert_array_equal(example.input_ids[-4:], closing)

@@ -38,7 +38,7 @@ def batches(subsets, setup, mesh, chunk_size=None, steps=20):
     return TrainingBatches(
         subsets,
         setup.processor,
-        Buckets(config.data.token_buckets, config.data.tile_buckets),
+        Buckets(config.data.token_buckets, config.data.image_buckets),
         steps=steps,
         batch_size=16,
         sub_batch_size=8,
