@@ -49,7 +49,7 @@ class Compute:
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["none", "full", "dots"] = "full"
-    attention: Literal["xla"] = "xla"
+    attention: Literal["auto", "xla", "chunked"] = "auto"
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):

@@ -30,50 +30,6 @@ SMALL = Qwen2Config(
 )
 
 
-def reference_attention(q, k, v, causal, key_mask):
-    """One query at a time, in float64."""
-    q, k, v = (x.astype(np.float64) for x in (q, k, v))
-    mixed = np.zeros(q.shape)
-    for b, t, h in np.ndindex(*q.shape[:3]):
-        head = h // (q.shape[2] // k.shape[2])
-        seen = [s for s in range(k.shape[1]) if key_mask[b, s] and (s <= t or not causal)]
-        logits = np.array([q[b, t, h] @ k[b, s, head] for s in seen]) / np.sqrt(q.shape[-1])
-        weights = np.exp(logits - logits.max())
-        mixed[b, t, h] = sum(w * v[b, s, head] for w, s in zip(weights / weights.sum(), seen, strict=True))
-    return mixed
-
-
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("padded", [True, False])
-def test_attention_equals_float64_reference(causal, padded):
-    rng = np.random.default_rng(0)
-    q = rng.normal(size=(2, 9, 6, 8)).astype(np.float32)
-    k, v = rng.normal(size=(2, 2, 9, 2, 8)).astype(np.float32)
-    key_mask = np.ones((2, 9), bool)
-    if padded:
-        key_mask[0, 6:] = key_mask[1, 7] = False
-    got = attention(q, k, v, causal=causal, key_mask=key_mask if padded else None)
-    np.testing.assert_allclose(got, reference_attention(q, k, v, causal, key_mask), atol=2e-6)
-
-
-def test_attention_softmax_is_float32_under_bfloat16():
-    # Logits of 256 and 257: bfloat16 has no number between 256 and 258, and would weigh both keys alike.
-    q = jnp.array([16, 16, 16, 2], jnp.bfloat16)[None, None, None]
-    k = jnp.array([[8, 8, 16, 0], [8, 8, 16, 1]], jnp.bfloat16)[None, :, None]
-    v = jnp.array([0.0, 1.0], jnp.bfloat16)[None, :, None, None] * jnp.ones(4, jnp.bfloat16)
-    got = attention(q, k, v, causal=False)[0, 0, 0, 0]
-    assert got.dtype == jnp.bfloat16
-    np.testing.assert_allclose(float(got), 1 / (1 + np.exp(-1)), atol=0.003)
-
-
-def test_attention_names_what_it_cannot_do():
-    q, k = jnp.ones((1, 2, 3, 4)), jnp.ones((1, 2, 2, 4))
-    with pytest.raises(ValueError, match="3 query heads do not divide among 2"):
-        attention(q, k, k, causal=True)
-    with pytest.raises(ValueError, match=r"'flash'.*known: "):
-        attention(q, q, q, causal=True, implementation="flash")
-
-
 def test_norms_equal_float64_reference_and_stay_float32_inside():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(5, 16)) * 10 + 30

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention: the one place where queries meet keys."""
+"""Attention as XLA's own matrix products and softmax, with all logits in memory."""
 
 from __future__ import annotations
 
@@ -9,58 +9,60 @@ import jax
 import jax.numpy as jnp
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
+    from jaxtyping import Array, Bool, Float, Int
 
 
-def attention(
+def xla_attention(
     q: Float[Array, "B T H d"],
     k: Float[Array, "B S K d"],
     v: Float[Array, "B S K d"],
     *,
     causal: bool,
-    key_mask: Bool[Array, "B S"] | None = None,
-    implementation: str = "xla",
+    key_mask: Bool[Array, "B S"] | None,
+    segment_ids: Int[Array, "B T"] | None,
 ) -> Float[Array, "B T H d"]:
-    """Softmax(q kᵀ / √d) v with grouped keys: query head j reads key head j // (H / K).
-
-    Args:
-      q: (B, T, H, d) queries.
-      k: (B, S, K, d) keys; K divides H.
-      v: (B, S, K, d) values.
-      causal: position t attends to positions s <= t only.
-      key_mask: (B, S), False on keys that nobody attends to (padding).
-      implementation: the backend; "xla" materialises the (T, S) logits in float32.
-
-    Returns:
-      (B, T, H, d) in the dtype of `q`. A query without any key left attends to all of them evenly: the result
-      is finite, and means nothing.
-
-    Raises:
-      ValueError: an unknown implementation, or heads that do not divide.
-    """
-    if q.shape[2] % k.shape[2]:
-        raise ValueError(f"{q.shape[2]} query heads do not divide among {k.shape[2]} key heads")
-    if implementation == "xla":
-        return _xla_attention(q, k, v, _mask(q.shape[1], k.shape[1], causal, key_mask))
-    raise ValueError(f"unknown attention implementation {implementation!r}; known: 'xla'")
+    """See `ega_jax.models.attention.attention`."""
+    mask = visible_keys(
+        jnp.arange(q.shape[1]),
+        k.shape[1],
+        causal=causal,
+        key_mask=key_mask,
+        query_segments=segment_ids,
+        key_segments=segment_ids,
+    )
+    return masked_attention(q, k, v, mask)
 
 
-def _mask(
-    num_queries: int, num_keys: int, causal: bool, key_mask: Bool[Array, "B S"] | None
+def visible_keys(
+    positions: Int[Array, " T"],
+    num_keys: int,
+    *,
+    causal: bool,
+    key_mask: Bool[Array, "B S"] | None,
+    query_segments: Int[Array, "B T"] | None,
+    key_segments: Int[Array, "B S"] | None,
 ) -> Bool[Array, "#B #T S"] | None:
-    mask = None if key_mask is None else key_mask[:, None, :]
+    """Which of the keys 0 ... S-1 the queries at `positions` attend to; None is all of them."""
+    masks = []
     if causal:
-        lower = jnp.tril(jnp.ones((num_queries, num_keys), bool))[None]
-        mask = lower if mask is None else mask & lower
+        masks.append((jnp.arange(num_keys) <= positions[:, None])[None])
+    if key_mask is not None:
+        masks.append(key_mask[:, None, :])
+    if query_segments is not None and key_segments is not None:
+        masks.append(query_segments[:, :, None] == key_segments[:, None, :])
+    mask = None
+    for more in masks:
+        mask = more if mask is None else mask & more
     return mask
 
 
-def _xla_attention(
+def masked_attention(
     q: Float[Array, "B T H d"],
     k: Float[Array, "B S K d"],
     v: Float[Array, "B S K d"],
     mask: Bool[Array, "#B #T S"] | None,
 ) -> Float[Array, "B T H d"]:
+    """Attention to the keys where `mask` is True, with the softmax in float32."""
     batch, num_queries, _, head_dim = q.shape
     num_key_heads = k.shape[2]
     # A key head's group of query heads is laid out as more queries: plain batched matmuls, which XLA's CPU backend
