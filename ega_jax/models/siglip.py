@@ -10,8 +10,8 @@ import jax
 from flax import nnx
 
 from ega_jax.errors import BadInputError
-from ega_jax.models.attention import attention
-from ega_jax.models.layers import Compute, LayerNorm, Linear, Stack
+from ega_jax.models.layers import Compute, Linear, Stack
+from ega_jax.models.vision_layers import VisionLayer, gelu_tanh
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -67,7 +67,7 @@ class SiglipTower(nnx.Module):
         self.patch_embedding = Linear(pixels, hidden, axes=axes, compute=compute, rngs=rngs)
         positions = hidden**-0.5 * jax.random.normal(rngs.params(), (config.num_patches, hidden))
         self.position_embedding = nnx.Param(positions, axes=axes)
-        make_layer = functools.partial(SiglipLayer, config, compute)
+        make_layer = functools.partial(VisionLayer, config, gelu_tanh, compute)
         self.encoder = Stack(make_layer, config.num_hidden_layers, compute=compute, rngs=rngs)
 
     def __call__(self, pixels: Float[Array, "S H W 3"]) -> Float[Array, "S P D"]:
@@ -82,49 +82,3 @@ def _patches(pixels: Float[Array, "S H W 3"], size: int, grid: int) -> Float[Arr
     tiles = pixels[:, : grid * size, : grid * size]
     tiles = tiles.reshape(-1, grid, size, grid, size, 3).swapaxes(2, 3)
     return tiles.reshape(-1, grid * grid, size * size * 3)
-
-
-class SiglipLayer(nnx.Module):
-    """Pre-norm transformer layer: full attention, then an MLP with tanh-GELU; biases everywhere."""
-
-    def __init__(self, config: SiglipConfig, compute: Compute, rngs: nnx.Rngs) -> None:
-        norm = functools.partial(LayerNorm, config.hidden_size, eps=config.layer_norm_eps, axes=("vision_embed",))
-        self.layer_norm1 = norm()
-        self.self_attn = SiglipAttention(config, compute, rngs)
-        self.layer_norm2 = norm()
-        self.mlp = SiglipMlp(config, compute, rngs)
-
-    def __call__(self, x: Float[Array, "S P D"]) -> Float[Array, "S P D"]:
-        x = x + self.self_attn(self.layer_norm1(x))
-        return x + self.mlp(self.layer_norm2(x))
-
-
-class SiglipAttention(nnx.Module):
-    """Bidirectional multi-head attention over the patches of one tile."""
-
-    def __init__(self, config: SiglipConfig, compute: Compute, rngs: nnx.Rngs) -> None:
-        hidden, inward = config.hidden_size, ("vision_embed", "vision_heads")
-        self.q_proj = Linear(hidden, hidden, axes=inward, compute=compute, rngs=rngs)
-        self.k_proj = Linear(hidden, hidden, axes=inward, compute=compute, rngs=rngs)
-        self.v_proj = Linear(hidden, hidden, axes=inward, compute=compute, rngs=rngs)
-        self.out_proj = Linear(hidden, hidden, axes=inward[::-1], compute=compute, rngs=rngs)
-        self.num_heads, self.implementation = config.num_attention_heads, compute.attention
-
-    def __call__(self, x: Float[Array, "S P D"]) -> Float[Array, "S P D"]:
-        q, k, v = (
-            project(x).reshape(*x.shape[:2], self.num_heads, -1) for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        mixed = attention(q, k, v, causal=False, implementation=self.implementation)
-        return self.out_proj(mixed.reshape(x.shape))
-
-
-class SiglipMlp(nnx.Module):
-    """fc2(gelu_tanh(fc1(x)))."""
-
-    def __init__(self, config: SiglipConfig, compute: Compute, rngs: nnx.Rngs) -> None:
-        hidden, wide, axes = config.hidden_size, config.intermediate_size, ("vision_embed", "vision_mlp")
-        self.fc1 = Linear(hidden, wide, axes=axes, compute=compute, rngs=rngs)
-        self.fc2 = Linear(wide, hidden, axes=axes[::-1], compute=compute, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "S P D"]) -> Float[Array, "S P D"]:
-        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=True))
