@@ -12,7 +12,7 @@ from rich.console import Console
 from ega_jax.errors import BadInputError
 
 if TYPE_CHECKING:
-    from ega_jax.data.mmeb import BadRecords
+    from ega_jax.data.bad_records import BadRecords
 
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 75
 

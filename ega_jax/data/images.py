@@ -46,7 +46,27 @@ class ImageError(ValueError):
     """A file is not an image that can be used, or a path does not lead to one; the message is a clause."""
 
 
-def open_image(source: Path | str | bytes | Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+class MissingImageError(ImageError):
+    """A path is sound but leads to nothing."""
+
+
+class StoredImage:
+    """An encoded picture inside a larger file. `str` names it, equal names are the same picture."""
+
+    def read_bytes(self) -> bytes:
+        """The bytes of the encoded picture.
+
+        Raises:
+          ImageError: they cannot be read.
+        """
+        raise NotImplementedError
+
+
+Source = Path | str | bytes | StoredImage | Image.Image
+"""What a picture can come from."""
+
+
+def open_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decodes one image whole.
 
     - A file is turned upright by its EXIF orientation; a given picture is taken as it stands.
@@ -57,7 +77,7 @@ def open_image(source: Path | str | bytes | Image.Image, *, max_pixels: int = MA
     - The limit on pixels holds before anything is decoded.
 
     Args:
-      source: a path, the bytes of a file, or a picture.
+      source: a path, the bytes of a file, a picture inside a larger file, or a picture.
       max_pixels: the largest height * width.
 
     Returns:
@@ -83,7 +103,7 @@ def open_image(source: Path | str | bytes | Image.Image, *, max_pixels: int = MA
         return _normalize_mode(picture)
 
 
-def image_size(source: Path | str | bytes | Image.Image, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def image_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(height, width) of what `open_image` would return, from the header alone.
 
     Raises:
@@ -97,12 +117,18 @@ def image_size(source: Path | str | bytes | Image.Image, *, max_pixels: int = MA
         return (image.width, image.height) if sideways else (image.height, image.width)
 
 
-def resolve_path(directory: Path | str, relative: str) -> Path:
+def resolve_path(directory: Path | str, relative: str, store: Path | None = None) -> Path:
     """The path of a regular file inside `directory`, from a path written in data that nobody has checked.
 
+    Args:
+      directory: what the path is relative to.
+      relative: the path.
+      store: another directory that links may lead into.
+
     Raises:
+      MissingImageError: it leads to nothing.
       ImageError: `relative` is empty, absolute or a URL; it holds "..", a NUL byte or a link out of `directory`; or it
-        leads to nothing, or to a directory.
+        leads to a directory.
     """
     if not relative:
         raise ImageError("empty path")
@@ -123,8 +149,9 @@ def resolve_path(directory: Path | str, relative: str) -> Path:
         mode = os.stat(real).st_mode
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ImageError(f"no such image file: {relative!r} ({reason})") from None
-    if not Path(real).is_relative_to(os.path.realpath(directory)):
+        raise MissingImageError(f"no such image file: {relative!r} ({reason})") from None
+    inside = [os.path.realpath(home) for home in (directory, store) if home is not None]
+    if not any(map(Path(real).is_relative_to, inside)):
         raise ImageError(f"a link out of the data directory: {relative!r} leads to {real}")
     if not stat.S_ISREG(mode):
         raise ImageError(f"not a regular file: {relative!r}")
@@ -132,10 +159,12 @@ def resolve_path(directory: Path | str, relative: str) -> Path:
 
 
 @contextlib.contextmanager
-def _opened(source: Path | str | bytes, max_pixels: int) -> Iterator[Image.Image]:
+def _opened(source: Path | str | bytes | StoredImage, max_pixels: int) -> Iterator[Image.Image]:
     """An image whose header has been read and is within the limits."""
     with contextlib.ExitStack() as stack:
         file: BinaryIO
+        if isinstance(source, StoredImage):
+            source = source.read_bytes()
         if isinstance(source, bytes):
             file, start = io.BytesIO(source), source[:16]
         else:
@@ -197,7 +226,7 @@ def _normalize_mode(image: Image.Image) -> Image.Image:
 
 
 @contextlib.contextmanager
-def _named(source: Path | str | bytes) -> Iterator[None]:
+def _named(source: Path | str | bytes | StoredImage) -> Iterator[None]:
     """Adds the file's name to an ImageError."""
     try:
         yield

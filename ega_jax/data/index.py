@@ -38,14 +38,15 @@ class SubsetIndex(NamedTuple):
     """The index of one subset of n rows.
 
     Attributes:
-      queries, positives: of each row.
-      negatives: of all rows' explicit negatives, one after another.
-      first_negative: (n + 1,) where each row's negatives begin in `negatives`.
+      queries: of each row.
+      positives, negatives: of all rows' right targets and explicit negatives, one after another.
+      first_positive, first_negative: (n + 1,) where those of each row begin.
     """
 
     queries: SideIndex
     positives: SideIndex
     negatives: SideIndex
+    first_positive: Int[np.ndarray, " n+1"]
     first_negative: Int[np.ndarray, " n+1"]
 
     @property
@@ -67,20 +68,22 @@ def index_subset(
     Raises:
       BadRecordError: an image's header cannot be read.
     """
-    queries, positives, negatives, counts = [], [], [], []
+    queries, positives, negatives = [], [], []
+    rights, wrongs = [0], [0]
     for start in range(0, len(subset), _CHUNK):
         rows = range(start, min(start + _CHUNK, len(subset)))
         records = [subset[row] for row in rows]
         try:
             queries.append(_index([record.query for record in records], processor))
-            positives.append(_index([record.positive for record in records], processor))
+            positives.append(_index([side for record in records for side in record.positives], processor))
             negatives.append(_index([side for record in records for side in record.negatives], processor))
         except ImageError as error:
             _blame(subset, rows, processor)
             raise AssertionError("an image failed once and not again") from error
-        counts += [len(record.negatives) for record in records]
+        rights += [len(record.positives) for record in records]
+        wrongs += [len(record.negatives) for record in records]
         progress(len(rows))
-    return SubsetIndex(_join(queries), _join(positives), _join(negatives), np.cumsum([0, *counts]))
+    return SubsetIndex(_join(queries), _join(positives), _join(negatives), np.cumsum(rights), np.cumsum(wrongs))
 
 
 def _index(sides: Sequence[Side], processor: Processor) -> SideIndex:
@@ -104,7 +107,7 @@ def _blame(subset: TrainSubset, rows: range, processor: Processor) -> None:
         record = subset[row]
         for field, side in [
             ("qry_image_path", record.query),
-            ("pos_image_path", record.positive),
+            *(("pos_image_path", side) for side in record.positives),
             *(("neg_image_path", side) for side in record.negatives),
         ]:
             try:

@@ -27,10 +27,12 @@ class Rows(NamedTuple):
     Attributes:
       subset: (N,) the number of each row's subset.
       row: (N,) its number within that subset.
+      visit: (N,) how often the row was dealt before.
     """
 
     subset: Int[np.ndarray, " N"]
     row: Int[np.ndarray, " N"]
+    visit: Int[np.ndarray, " N"]
 
 
 class Mixture:
@@ -82,14 +84,28 @@ class Mixture:
     def __call__(self, step: int) -> Rows:
         """The rows of the global batch of `step`, counted from 0."""
         lane, lane_turn = self._lanes.deal(step)
-        subsets, rows = [], []
+        subsets, rows, visits = [], [], []
         for place in range(self.sub_batches):
             member, subset_turn = self._subsets[lane].deal(lane_turn * self.sub_batches + place)
             subset = self._members[lane][member]
             first = subset_turn * self.sub_batch_size
             subsets += [subset] * self.sub_batch_size
-            rows += [self._rows[subset].deal(first + i)[0] for i in range(self.sub_batch_size)]
-        return Rows(np.asarray(subsets), np.asarray(rows))
+            for turn in range(first, first + self.sub_batch_size):
+                row, visit = self._rows[subset].deal(turn)
+                rows.append(row)
+                visits.append(visit)
+        return Rows(np.asarray(subsets), np.asarray(rows), np.asarray(visits))
+
+
+def sample_rows(size: int, limit: int, seed: int, name: str) -> Int[np.ndarray, " n"]:
+    """At most `limit` of the rows 0 ... size - 1, ascending: a random choice that depends on nothing but the arguments.
+
+    Published recipes take the first rows, which in some subsets are all of a kind.
+    """
+    if size <= limit:
+        return np.arange(size)
+    draws = np.random.PCG64(np.random.SeedSequence([seed, 3, *name.encode()])).random_raw(size)
+    return np.sort(np.argsort(draws, kind="stable")[:limit])
 
 
 class Deck:

@@ -1,8 +1,10 @@
 """Readers of data in MMEB's layout (arXiv 2410.05160): every row is checked before the first one is used.
 
     DIR/<subset>/original-*.parquet  training: qry, qry_image_path, pos_text, pos_image_path[, neg_text, neg_image_path]
+    DIR/<subset>/diverse_instruction-*.parquet  the same under many wordings of the instructions
     DIR/<subset>/test-*.parquet      evaluation: qry_text, qry_img_path, tgt_text, tgt_img_path (lists, the gold first)
-    DIR/images/...                   what the paths lead to; they are relative to DIR
+                                     [, qry_inst, tgt_inst: MMEB-V2's columns for instructions]
+    DIR/images/..., DIR/*.zip        what the paths lead to; they are relative to DIR
 
 Published rows have their traps, and each has one rule (`ega_jax.data.row_rules`). What can only mean one thing is
 mended and counted:
@@ -21,26 +23,30 @@ Texts are otherwise kept to the character: trailing newlines and double spaces a
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
 import dataclasses
 import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from ega_jax.data.images import ImageError, image_size, open_image, resolve_path
+from ega_jax.data.bad_records import BadRecords
+from ega_jax.data.image_files import ImageFiles
+from ega_jax.data.images import ImageError, image_size, open_image
 from ega_jax.data.raw_rows import Column, raw_rows
 from ega_jax.data.records import BadRecordError, EvalSubset, Side, SubsetInfo, TrainRecord
 from ega_jax.data.row_rules import Item, RowProblem, TrainRow, at, eval_row, train_row
 from ega_jax.data.subsets import SUBSETS as SUBSETS
-from ega_jax.data.subsets import find_files
+from ega_jax.data.subsets import EvalSplit, TrainSplit, find_files
 from ega_jax.data.subsets import find_subsets as find_subsets
 from ega_jax.errors import BadInputError
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
 
 OnBadRecord = Literal["error", "skip"]
 Verify = Literal["path", "header", "decode"]
@@ -48,8 +54,8 @@ Verify = Literal["path", "header", "decode"]
 _TRAIN_COLUMNS = (
     Column("qry", "string"),
     Column("qry_image_path", "string"),
-    Column("pos_text", "string"),
-    Column("pos_image_path", "string"),
+    Column("pos_text", "string or list"),
+    Column("pos_image_path", "string or list"),
     Column("neg_text", "string or list", required=False),
     Column("neg_image_path", "string or list", required=False),
 )
@@ -58,52 +64,13 @@ _EVAL_COLUMNS = (
     Column("qry_img_path", "string"),
     Column("tgt_text", "list"),
     Column("tgt_img_path", "list"),
+    Column("qry_inst", "string", required=False),
+    Column("tgt_inst", "string", required=False),
 )
 _CHUNK = 256  # rows whose images are checked together
 _THREADS = 8  # checking images mostly waits for the file system
-_KEPT_ERRORS = 5
 
 _Row = TypeVar("_Row")
-
-
-@dataclasses.dataclass
-class BadRecords:
-    """What a reader left out, and what it mended.
-
-    Attributes:
-      rows: rows seen, good and bad.
-      skipped: of these, left out.
-      reasons: how many of them by column and kind of reason.
-      first: the first few errors, whole.
-      mended: how often each rule of mending was used.
-    """
-
-    rows: int = 0
-    skipped: int = 0
-    reasons: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    first: list[BadRecordError] = dataclasses.field(default_factory=list)
-    mended: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-
-    def add(self, error: BadRecordError) -> None:
-        """Counts one row that is left out."""
-        self.skipped += 1
-        kind = error.reason.partition(":")[0]  # what follows a colon names the case
-        self.reasons[f"{error.field}: {kind}"] += 1
-        if len(self.first) < _KEPT_ERRORS:
-            self.first.append(error)
-
-    def __bool__(self) -> bool:
-        """Whether there is anything to tell."""
-        return bool(self.skipped or self.mended)
-
-    def __str__(self) -> str:
-        """Lines for the terminal; empty when nothing was left out or mended."""
-        lines = [f"mended, {count} times: {what}" for what, count in self.mended.most_common()]
-        if self.skipped:
-            lines.append(f"left out {self.skipped} of {self.rows} rows:")
-            lines += [f"  {count} x {reason}" for reason, count in self.reasons.most_common()]
-            lines += [f"  for instance {error}" for error in self.first]
-        return "\n".join(lines)
 
 
 class TrainSubset:
@@ -116,13 +83,15 @@ class TrainSubset:
       skipped: what the reader left out and mended.
     """
 
-    def __init__(self, info: SubsetInfo, images: Path, files: list[Path], rows: pa.Table, skipped: BadRecords) -> None:
+    def __init__(
+        self, info: SubsetInfo, images: ImageFiles, files: list[Path], rows: pa.Table, skipped: BadRecords
+    ) -> None:
         """
         Args:
           info: name and place in the tables.
-          images: what image paths are relative to.
+          images: what image paths lead to.
           files: the files that the rows came from.
-          rows: columns `qry`, `qry_image_path`, `pos_text`, `pos_image_path` (strings), `neg_text`,
+          rows: columns `qry`, `qry_image_path` (strings), `pos_text`, `pos_image_path`, `neg_text`,
             `neg_image_path` (lists of strings, parallel), `file` (index into `files`), `row` (number within
             the file).
           skipped: what the reader left out and mended.
@@ -140,12 +109,14 @@ class TrainSubset:
 
     def __getitem__(self, index: int) -> TrainRecord:
         index = self._checked(index)
-        texts, paths = self._cell("neg_text", index), self._cell("neg_image_path", index)
-        return TrainRecord(
-            _side(self._images, Item(self._cell("qry", index), self._cell("qry_image_path", index))),
-            _side(self._images, Item(self._cell("pos_text", index), self._cell("pos_image_path", index))),
-            tuple(_side(self._images, Item(*item)) for item in zip(texts, paths, strict=True)),
-        )
+        query = Item(self._cell("qry", index), self._cell("qry_image_path", index))
+        positive, *others = self._sides("pos_text", "pos_image_path", index)
+        negatives = self._sides("neg_text", "neg_image_path", index)
+        return TrainRecord(_side(self._images, query), positive, tuple(negatives), tuple(others))
+
+    def take(self, rows: Int[np.ndarray, " n"]) -> TrainSubset:
+        """The subset of these rows alone."""
+        return TrainSubset(self.info, self._images, self._files, self._table.take(pa.array(rows)), self.skipped)
 
     def location(self, index: int) -> tuple[Path, int]:
         """The file that holds a row, and the row's number there, from 0: for error messages."""
@@ -155,6 +126,10 @@ class TrainSubset:
     def column(self, name: str) -> pa.ChunkedArray:
         """A whole column of the good rows, mended; names as in `__init__`."""
         return self._table.column(name)
+
+    def _sides(self, texts: str, paths: str, index: int) -> list[Side]:
+        pairs = zip(self._cell(texts, index), self._cell(paths, index), strict=True)
+        return [_side(self._images, Item(*pair)) for pair in pairs]
 
     def _cell(self, name: str, index: int) -> Any:
         return self._columns[name][index].as_py()
@@ -183,33 +158,37 @@ class ReadEvalSubset(EvalSubset):
 def read_train(
     directory: Path | str,
     subset: str,
+    split: TrainSplit = "train",
     *,
     on_bad_record: OnBadRecord = "error",
     verify_images: Verify = "header",
     image_directory: Path | str | None = None,
+    keep_errors: int | None = 5,
 ) -> TrainSubset:
     """Reads and checks the training rows of one subset.
 
     Explicit negatives may be a string, a list of strings, or a string that holds a list in JSON or Python (as
     in mmE5-MMEB-hardneg; parsed as data, never run); where only one of the two columns has them, the other
-    counts as empty.
+    counts as empty. Positives may be a string or a list of strings.
 
     Args:
       directory: the data directory.
       subset: the name of a subset; see `find_subsets`.
+      split: MMEB's original rows, or those whose instructions are worded in many ways.
       on_bad_record: "error" raises at the first bad row, "skip" leaves bad rows out and counts them in
         `.skipped`.
       verify_images: what every image is held to: its "path" leads to a file in the directory, its "header" is
         one of an image, or it can be "decode"d whole (a truncated file shows only then).
       image_directory: what image paths are relative to; default `directory`.
+      keep_errors: how many errors `.skipped` keeps whole; None keeps all.
 
     Raises:
       BadInputError: no such subset, an unreadable file, wrong columns, or no good row.
       BadRecordError: a row is wrong and `on_bad_record` is "error".
     """
-    info, files = find_files(directory, subset, "train")
-    images = Path(directory if image_directory is None else image_directory)
-    skipped = BadRecords()
+    info, files = find_files(directory, subset, split)
+    images = ImageFiles(directory if image_directory is None else image_directory)
+    skipped = BadRecords(keep_errors)
     batches = []
     good = _good_rows(
         files,
@@ -217,7 +196,7 @@ def read_train(
         lambda values: train_row(values, skipped.mended),
         lambda row: [
             ("qry_image_path", [row.query]),
-            ("pos_image_path", [row.positive]),
+            ("pos_image_path", row.positives),
             ("neg_image_path", row.negatives),
         ],
         _ImageChecker(images, verify_images),
@@ -233,11 +212,12 @@ def read_train(
 def read_eval(
     directory: Path | str,
     subset: str,
-    split: Literal["validation", "test"] = "test",
+    split: EvalSplit = "test",
     *,
     on_bad_record: OnBadRecord = "error",
     verify_images: Verify = "header",
     image_directory: Path | str | None = None,
+    keep_errors: int | None = 5,
 ) -> ReadEvalSubset:
     """Reads and checks the evaluation rows of one subset.
 
@@ -245,8 +225,8 @@ def read_eval(
     another task.
     """
     info, files = find_files(directory, subset, split)
-    images = Path(directory if image_directory is None else image_directory)
-    skipped = BadRecords()
+    images = ImageFiles(directory if image_directory is None else image_directory)
+    skipped = BadRecords(keep_errors)
     queries: list[Side] = []
     places: dict[Item, int] = {}
     candidates: list[np.ndarray] = []
@@ -254,7 +234,7 @@ def read_eval(
     good = _good_rows(
         files,
         _EVAL_COLUMNS,
-        lambda values: eval_row(values, known, skipped.mended),
+        lambda values: eval_row(values, known, skipped.mended, info.name),
         lambda row: [("qry_img_path", [row.query]), ("tgt_img_path", row.targets)],
         _ImageChecker(images, verify_images),
         skipped,
@@ -318,10 +298,10 @@ def _first_bad_image(columns: list[tuple[str, list[Item]]], images: _ImageChecke
 class _ImageChecker:
     """Holds every distinct image to `verify_images`, once."""
 
-    def __init__(self, directory: Path, verify: Verify) -> None:
+    def __init__(self, files: ImageFiles, verify: Verify) -> None:
         if verify not in ("path", "header", "decode"):
             raise ValueError(f"verify_images must be 'path', 'header' or 'decode', got {verify!r}")
-        self._directory = directory
+        self._files = files
         self._verify = verify
         self._reasons: dict[str, str | None] = {"": None}
 
@@ -339,11 +319,11 @@ class _ImageChecker:
 
     def _look(self, relative: str) -> str | None:
         try:
-            path = resolve_path(self._directory, relative)
+            source = self._files.find(relative)
             if self._verify == "header":
-                image_size(path)
+                image_size(source)
             elif self._verify == "decode":
-                open_image(path)
+                open_image(source)
         except ImageError as error:
             return str(error)
         return None
@@ -355,8 +335,8 @@ def _arrow(chunk: list[tuple[int, int, TrainRow]]) -> pa.RecordBatch:
     columns = {
         "qry": pa.array([row.query.text for row in rows], text),
         "qry_image_path": pa.array([row.query.path for row in rows], text),
-        "pos_text": pa.array([row.positive.text for row in rows], text),
-        "pos_image_path": pa.array([row.positive.path for row in rows], text),
+        "pos_text": pa.array([[item.text for item in row.positives] for row in rows], texts),
+        "pos_image_path": pa.array([[item.path for item in row.positives] for row in rows], texts),
         "neg_text": pa.array([[item.text for item in row.negatives] for row in rows], texts),
         "neg_image_path": pa.array([[item.path for item in row.negatives] for row in rows], texts),
         "file": pa.array([file for file, _, _ in chunk], pa.int32()),
@@ -371,5 +351,5 @@ def _require_rows(info: SubsetInfo, files: list[Path], skipped: BadRecords) -> N
         raise BadInputError(f"subset {info.name!r} ({files[0]}): {first}")
 
 
-def _side(images: Path, item: Item) -> Side:
-    return Side(item.text, (images / item.path,) if item.path else ())
+def _side(images: ImageFiles, item: Item) -> Side:
+    return Side(item.text, (images.source(item.path),) if item.path else ())

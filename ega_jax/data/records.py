@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from jaxtyping import Int32
     from PIL.Image import Image
 
+    from ega_jax.data.images import StoredImage
+
 IMAGE_TOKEN = "<|image_1|>"
 """MMEB's image token, as it stands in the texts of every published subset."""
 
@@ -31,21 +33,34 @@ class Side:
 
     Attributes:
       text: the text, with one image token where each image belongs; never empty unless there is an image.
-      images: the images in reading order: a path of an encoded file, or a decoded picture.
+      images: the images in reading order: a path of an encoded file, an encoded picture inside a larger file, or a
+        decoded picture.
     Two sides are the same item exactly when their texts and image paths are equal.
     """
 
     text: str
-    images: tuple[Path | Image, ...] = ()
+    images: tuple[Path | StoredImage | Image, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TrainRecord:
-    """One training pair, with the explicit hard negatives that its row carries (most rows carry none)."""
+    """One training pair, with what else its row carries (mostly nothing).
+
+    Attributes:
+      query, positive: the pair.
+      negatives: explicit hard negatives.
+      other_positives: targets that are as right as `positive`: one of all is drawn at a visit of the row.
+    """
 
     query: Side
     positive: Side
     negatives: tuple[Side, ...] = ()
+    other_positives: tuple[Side, ...] = ()
+
+    @property
+    def positives(self) -> tuple[Side, ...]:
+        """All right targets, in the order of the row."""
+        return (self.positive, *self.other_positives)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import re
 import warnings
 from typing import Any, NamedTuple
 
+from ega_jax.data.instructions import with_instructions
 from ega_jax.data.raw_rows import Value
 from ega_jax.data.records import IMAGE_TOKEN, is_unicode
 
@@ -24,8 +25,10 @@ class Item(NamedTuple):
 
 
 class TrainRow(NamedTuple):
+    """A query, its right targets (at least one, distinct), and its wrong ones."""
+
     query: Item
-    positive: Item
+    positives: list[Item]
     negatives: list[Item]
 
 
@@ -54,31 +57,37 @@ def train_row(values: dict[str, Any], mended: collections.Counter[str]) -> Train
       RowProblem: the row is wrong.
     """
     query = _mend(values["qry"], values["qry_image_path"], "qry", mended)
-    positive = _mend(values["pos_text"], values["pos_image_path"], "pos_text", mended)
+    positives = _positives(values["pos_text"], values["pos_image_path"], mended)
     negatives = []
     for text, path in _negatives(values["neg_text"], values["neg_image_path"]):
         if not path and IMAGE_TOKEN in text:
             mended["negatives that lack their image, dropped"] += 1
             continue
         negative = _mend(text, path, "neg_text", mended)
-        if negative == positive:
+        if negative in positives:
             mended["negatives equal to the positive, dropped"] += 1
             continue
         negatives.append(negative)
-    return TrainRow(query, positive, negatives)
+    return TrainRow(query, positives, negatives)
 
 
-def eval_row(values: dict[str, Any], known: dict[tuple[str, str], Item], mended: collections.Counter[str]) -> EvalRow:
+def eval_row(
+    values: dict[str, Any], known: dict[tuple[str, str], Item], mended: collections.Counter[str], subset: str = ""
+) -> EvalRow:
     """The items of an evaluation row.
 
     Args:
-      values: its cells by column, no nulls.
+      values: its cells by column, no nulls; with instructions in columns of their own, as MMEB-V2 has them, they are
+        put together first.
       known: the candidates of earlier rows, because most recur in many lists; this row's are added.
       mended: counts the use of each rule of mending.
+      subset: the name of the subset.
 
     Raises:
       RowProblem: the row is wrong.
     """
+    if values.get("qry_inst") or values.get("tgt_inst"):
+        values = with_instructions(values, subset)
     query = _mend(values["qry_text"], values["qry_img_path"], "qry_text", mended)
     texts, paths = values["tgt_text"], values["tgt_img_path"]
     if len(texts) != len(paths):
@@ -119,6 +128,31 @@ def _mend(text: str, path: str, column: str, mended: collections.Counter[str]) -
     if not path and not text.strip():
         raise RowProblem(column, "neither text nor image")
     return Item(text, path)
+
+
+def _positives(texts: Value, paths: Value, mended: collections.Counter[str]) -> list[Item]:
+    """The right targets of a row; a string is one of them, whatever it looks like."""
+    text_list = [texts] if isinstance(texts, str) else texts
+    path_list = [paths] if isinstance(paths, str) else paths
+    if not any(text_list):
+        text_list = [""] * len(path_list)
+    elif not any(path_list):
+        path_list = [""] * len(text_list)
+    if len(text_list) != len(path_list):
+        raise RowProblem(
+            "pos_image_path", f"not as long as pos_text: {len(path_list)} paths for {len(text_list)} texts"
+        )
+    if not text_list:
+        raise RowProblem("pos_text", "neither text nor image")
+    several = len(text_list) > 1
+    items = []
+    for place, pair in enumerate(zip(text_list, path_list, strict=True)):
+        try:
+            items.append(_mend(*pair, "pos_text", mended))
+        except RowProblem as problem:
+            column, reason = problem.args
+            raise RowProblem(column, at(reason, place) if several else reason) from None
+    return list(dict.fromkeys(items))
 
 
 def _negatives(texts: Value, paths: Value) -> list[tuple[str, str]]:

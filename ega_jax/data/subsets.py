@@ -14,7 +14,9 @@ from typing import Literal, get_args
 from ega_jax.data.records import Distribution, MetaTask, SubsetInfo
 from ega_jax.errors import BadInputError
 
-Split = Literal["train", "validation", "test"]
+TrainSplit = Literal["train", "diverse_instruction"]
+EvalSplit = Literal["validation", "test"]
+Split = TrainSplit | EvalSplit
 
 # MMEB's 36 (arXiv 2410.05160, table 1), in the order of its tables.
 _TABLE: tuple[tuple[MetaTask, Distribution, str], ...] = (
@@ -37,7 +39,12 @@ SUBSETS: dict[str, SubsetInfo] = {
 ALIASES = {"ImageNet_1K": "ImageNet-1K"}
 """Names of the published training set that differ from those of the evaluation set."""
 
-_PREFIXES = {"train": ("original", "train"), "validation": ("validation",), "test": ("test",)}
+_PREFIXES = {
+    "train": ("original", "train"),
+    "diverse_instruction": ("diverse_instruction",),
+    "validation": ("validation",),
+    "test": ("test",),
+}
 _SUFFIXES = (".parquet", ".jsonl")
 _METADATA = "subsets.json"
 
@@ -49,7 +56,8 @@ def find_subsets(directory: Path | str, split: Split) -> list[SubsetInfo]:
       directory: holds one directory a subset and, if need be, `subsets.json`, whose entries
         (`{"name": {"meta_task": ..., "distribution": ..., "description": ...}}`) override what is known of a
         subset. A subset that neither MMEB nor the file names is ("other", "in").
-      split: "train" (files `original*` or `train*`), "validation" or "test".
+      split: "train" (files `original*` or `train*`), "diverse_instruction" (the same rows under many wordings of each
+        instruction), "validation" or "test".
 
     Raises:
       BadInputError: no such directory, or `subsets.json` is malformed.

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ega_jax.data.images import StoredImage
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
@@ -59,7 +61,7 @@ class EncodedItems:
 
 def item_key(side: Side) -> Hashable:
     """Returns what makes sides the same item: text and image paths; a picture in memory is only itself."""
-    return side.text, tuple(str(image) if isinstance(image, Path) else id(image) for image in side.images)
+    return side.text, tuple(str(image) if isinstance(image, Path | StoredImage) else id(image) for image in side.images)
 
 
 def _encode_all(
@@ -102,5 +104,5 @@ def _check_rows(rows: Float32[np.ndarray, "n D"], sides: Sequence[Side], places:
 
 def _describe(side: Side) -> str:
     text = side.text if len(side.text) <= 80 else side.text[:79] + "…"
-    images = [str(image) if isinstance(image, Path) else "a picture in memory" for image in side.images]
+    images = [str(image) if isinstance(image, Path | StoredImage) else "a picture in memory" for image in side.images]
     return ", ".join([f"text {text!r}", *(f"image {image}" for image in images)])

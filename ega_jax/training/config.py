@@ -67,6 +67,11 @@ class DataSettings:
     """A subset is drawn in proportion to its size to this power: 1 is by size, 0 is uniform."""
     weights: dict[str, float] = dataclasses.field(default_factory=dict)
     """Factors on the shares of subsets, by name; a subset that is not named has 1."""
+    max_rows_per_subset: int | None = None
+    """Use no more than so many rows of a subset: a random choice of the seed's, not the first ones. None uses all."""
+    negatives_per_query: int | None = None
+    """Most explicit hard negatives of a row in a batch; where it has more, its visits take them in turn. None takes as
+    many as the rows of the step have, 0 none."""
     token_buckets: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096, 9216)
     """The padded sequence lengths that may be compiled, ascending."""
     image_buckets: tuple[int, ...] | None = None
@@ -88,6 +93,10 @@ class DataSettings:
             raise BadInputError(
                 f"data.batch_size {self.batch_size} is not a multiple of data.sub_batch_size {self.sub_batch_size}"
             )
+        if self.max_rows_per_subset is not None:
+            _positive(self, "max_rows_per_subset")
+        if self.negatives_per_query is not None and self.negatives_per_query < 0:
+            raise BadInputError(f"data.negatives_per_query must not be negative, got {self.negatives_per_query}")
         if wrong := [name for name, weight in self.weights.items() if not (weight > 0 and math.isfinite(weight))]:
             raise BadInputError(f"data.weights must be positive, but that of {wrong[0]!r} is {self.weights[wrong[0]]}")
         for name in ("token_buckets", "image_buckets"):

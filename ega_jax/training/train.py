@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from ega_jax.data.mixture import sample_rows
 from ega_jax.data.mmeb import TrainSubset
 from ega_jax.data.pipeline import TrainingBatches, global_groups, prefetched
 from ega_jax.errors import BadInputError
@@ -79,6 +80,11 @@ def train(
       TrainingError: the loss or the gradient is not finite; names the steps.
     """
     progress = progress or Progress()
+    if config.data.max_rows_per_subset is not None:
+        subsets = [
+            subset.take(sample_rows(len(subset), config.data.max_rows_per_subset, config.seed, subset.info.name))
+            for subset in subsets
+        ]
 
     # ---------------------------------------------------------------- the run directory: new, or the same experiment
     claim_run_directory(config, run_dir)
@@ -98,6 +104,7 @@ def train(
         batch_size=config.data.batch_size,
         sub_batch_size=config.data.sub_batch_size,
         mixing_exponent=config.data.mixing_exponent,
+        negatives_per_query=config.data.negatives_per_query,
         weights=[config.data.weights.get(subset.info.name, 1.0) for subset in subsets],
         seed=config.seed,
         groups=groups,

@@ -143,7 +143,7 @@ class TestSubsets:
 
     def test_an_unknown_split_is_refused(self, data):
         write(data, "GQA", "original", [GOOD])
-        with pytest.raises(ValueError, match="one of train, validation, test, got 'dev'"):
+        with pytest.raises(ValueError, match="one of train, diverse_instruction, validation, test, got 'dev'"):
             find_subsets(data, "dev")
 
     def test_a_missing_directory_is_refused(self, tmp_path):
@@ -272,6 +272,52 @@ class TestTrain:
             "negatives that lack their image, dropped": 1,
             "negatives equal to the positive, dropped": 1,
         }
+
+    @pytest.mark.parametrize(
+        ("text", "path", "positives"),
+        [
+            (["a", "b"], "", [Side("a"), Side("b")]),
+            (["a", "b", "a"], ["", "", ""], [Side("a"), Side("b")]),
+            ("['a', 'b']", "", [Side("['a', 'b']")]),
+            (["a"], None, [Side("a")]),
+            ("", ["images/0.png", "images/1.png"], [0, 1]),
+            ([f"{TOKEN}\nx", "y"], ["images/2.png", ""], [2, Side("y")]),
+        ],
+    )
+    def test_several_positives(self, data, text, path, positives):
+        row = {"qry": "q", "qry_image_path": "", "pos_text": text, "pos_image_path": path, "neg_text": ["b", "n"]}
+        write(data, "GQA", "original", [row], "jsonl")
+        record = read_train(data, "GQA")[0]
+        words = f"{TOKEN}\nx" if isinstance(text, list) else TOKEN
+        expected = [
+            Side(words, (data / f"images/{side}.png",)) if isinstance(side, int) else side for side in positives
+        ]
+        assert list(record.positives) == expected
+        assert record.positive == expected[0]
+        assert [side.text for side in record.negatives] == (["n"] if Side("b") in expected else ["b", "n"])
+
+    @pytest.mark.parametrize(
+        ("text", "path", "field", "reason"),
+        [
+            ([], [], "pos_text", "neither text nor image"),
+            (["a", ""], "", "pos_text", "neither text nor image: number 1 of the list"),
+            (["a", "b"], ["images/0.png"], "pos_image_path", "not as long as pos_text: 1 paths for 2 texts"),
+            ("", ["images/0.png", "images/9.png"], "pos_image_path", "no such image file: .*, number 1 of the list"),
+        ],
+    )
+    def test_one_bad_positive_spoils_its_row(self, data, text, path, field, reason):
+        row = {"qry": "q", "qry_image_path": "", "pos_text": text, "pos_image_path": path}
+        file = write(data, "GQA", "original", [row], "jsonl")
+        with pytest.raises(BadRecordError, match=rf"^{file}, row 0, field '{field}': {reason}"):
+            read_train(data, "GQA")
+
+    def test_the_split_with_many_wordings_is_read_on_request(self, data, suffix):
+        write(data, "GQA", "original", [GOOD], suffix)
+        write(data, "GQA", "diverse_instruction", [("Other words\n", *GOOD[1:])] * 2, suffix)
+        assert len(read_train(data, "GQA")) == 1
+        diverse = read_train(data, "GQA", "diverse_instruction")
+        assert [record.query.text for record in diverse] == [f"{TOKEN}\nOther words\n"] * 2
+        assert [info.name for info in find_subsets(data, "diverse_instruction")] == ["GQA"]
 
     BAD = (
         (("", "", "p", ""), "qry", "neither text nor image"),
