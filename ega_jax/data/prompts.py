@@ -5,7 +5,12 @@ template (its conversion script and chat_template.json) puts all images first an
 
     <|im_start|>user\\n<image>\\n<image>\\nTEXT<|im_end|>\\n<|im_start|>assistant\\n
 
-QQMM's (chat.py of QQMM-embed) is the same with a system turn before it. A prompt is rendered to *pieces*, so
+QQMM's (chat.py of QQMM-embed) is the same with a system turn before it. Qwen2-VL's (its chat_template.json) has the
+system turn of a helpful assistant, and each image between two control tokens with no newline after it:
+
+    <|vision_start|><|image_pad|><|vision_end|><|vision_start|><|image_pad|><|vision_end|>TEXT
+
+A prompt is rendered to *pieces*, so
 that control tokens and image slots enter by id and everything else is encoded as plain text;
 `ega_jax.data.tokenizer` says why.
 """
@@ -18,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ega_jax.data.tokenizer import END_TOKEN, START_TOKEN
+from ega_jax.data.tokenizer import DEFAULT_VISUAL_TOKENS, END_TOKEN, START_TOKEN, VisualTokens
 from ega_jax.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -61,9 +66,17 @@ Piece = Control | Text | ImageSlot
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Template:
-    """A backbone's chat template: what differs from one to the next is the system turn alone."""
+    """A backbone's chat template: what differs from one to the next.
+
+    Attributes:
+      system: the text of the system turn, if there is one.
+      tokens: the names of the tokens that stand for images and around them.
+      after_image: the text after each image.
+    """
 
     system: str | None = None
+    tokens: VisualTokens = DEFAULT_VISUAL_TOKENS
+    after_image: str = "\n"
 
 
 LLAVA_ONEVISION = Template()
@@ -78,9 +91,13 @@ QQMM = Template(
         "image."
     )
 )
+QWEN2_VL = Template(
+    system="You are a helpful assistant.",
+    tokens=VisualTokens("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"),
+    after_image="",
+)
 
-
-TEMPLATES = {"llava_onevision": LLAVA_ONEVISION, "qqmm": QQMM}
+TEMPLATES = {"llava_onevision": LLAVA_ONEVISION, "qqmm": QQMM, "qwen2_vl": QWEN2_VL}
 """Template by `model_type`."""
 
 
@@ -91,9 +108,10 @@ def render(side: Side, template: Template = LLAVA_ONEVISION) -> list[Piece]:
         pieces += [Control(START_TOKEN), Text("system\n" + template.system), Control(END_TOKEN), Text("\n")]
     pieces.append(Control(START_TOKEN))
     before = "user\n"
+    start, end = ([] if name is None else [Control(name)] for name in (template.tokens.start, template.tokens.end))
     for index in range(len(side.images)):
-        pieces += [Text(before), ImageSlot(index)]
-        before = "\n"
+        pieces += [*([Text(before)] if before else []), *start, ImageSlot(index), *end]
+        before = template.after_image
     pieces.append(Text(before, strip_image_tokens(side.text, len(side.images))))
     pieces += [Control(END_TOKEN), Text("\n"), Control(START_TOKEN), Text("assistant\n")]
     return pieces
@@ -172,7 +190,7 @@ def _row(
     parts = []
     for piece in pieces:
         if isinstance(piece, Control):
-            parts.append(np.asarray([_control_id(piece.name, tokenizer)], dtype=np.int32))
+            parts.append(np.asarray([tokenizer.control_id(piece.name)], dtype=np.int32))
         elif isinstance(piece, ImageSlot):
             parts.append(np.full(counts[piece.index], tokenizer.image_id, dtype=np.int32))
         else:
@@ -204,7 +222,3 @@ def _length(piece: Piece, ids_of: dict[str, np.ndarray]) -> int:
     if isinstance(piece, ImageSlot):
         return 0
     return 1 if isinstance(piece, Control) else len(ids_of[piece.template + piece.user])
-
-
-def _control_id(name: str, tokenizer: Tokenizer) -> int:
-    return tokenizer.start_id if name == START_TOKEN else tokenizer.end_id

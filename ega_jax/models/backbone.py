@@ -59,8 +59,8 @@ class BackboneConfig(Protocol):
     def preprocessor_to_hf(self) -> dict[str, Any]:
         """The published `preprocessor_config.json`."""
 
-    def with_vocabulary(self, vocab_size: int, *, image_token_id: int, video_token_id: int) -> Self:
-        """The same model over another vocabulary."""
+    def with_vocabulary(self, vocab_size: int, **token_ids: Any) -> Self:
+        """The same model over another vocabulary: `image_token_id=...` and the other tokens of its `config.json`."""
 
     def with_resolution(self, *, max_tiles: int | None, base_only: bool) -> Self:
         """The same model at the resolution that the settings ask for.

@@ -39,10 +39,10 @@ class LlavaOnevisionConfig:
                 f"fit a tower of {self.vision.image_size} px and {self.vision.grid_size}"
             )
 
-    def with_vocabulary(self, vocab_size: int, *, image_token_id: int, video_token_id: int) -> LlavaOnevisionConfig:
-        """The same model over another vocabulary."""
+    def with_vocabulary(self, vocab_size: int, **token_ids: Any) -> LlavaOnevisionConfig:
+        """The same model over another vocabulary: `image_token_id=...` and `video_token_id=...`."""
         text = dataclasses.replace(self.text, vocab_size=vocab_size)
-        return dataclasses.replace(self, text=text, image_token_id=image_token_id, video_token_id=video_token_id)
+        return dataclasses.replace(self, text=text, **token_ids)
 
     def with_resolution(self, *, max_tiles: int | None, base_only: bool) -> LlavaOnevisionConfig:
         """The same model with at most `max_tiles` tiles a picture beside the base, or with the base alone."""

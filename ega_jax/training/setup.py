@@ -16,6 +16,7 @@ import jax
 
 from ega_jax.data.buckets import Buckets
 from ega_jax.data.processor import Processor
+from ega_jax.data.prompts import TEMPLATES
 from ega_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from ega_jax.errors import BadInputError
 from ega_jax.models import Compute, build, load_config
@@ -72,7 +73,8 @@ def fitting_tokenizer(model_dir: Path, model: BackboneConfig) -> Tokenizer:
     Raises:
       BadInputError: there is none, or it is another model's.
     """
-    tokenizer = load_tokenizer(model_dir, add_image_token=backbone_of(model.model_type).adds_image_token)
+    visual, adds_image_token = TEMPLATES[model.model_type].tokens, backbone_of(model.model_type).adds_image_token
+    tokenizer = load_tokenizer(model_dir, visual=visual, add_image_token=adds_image_token)
     if tokenizer.image_id != model.image_token_id or tokenizer.vocab_size > model.text.vocab_size:
         raise BadInputError(
             f"{model_dir}: tokenizer.json (image token {tokenizer.image_id}, {tokenizer.vocab_size} entries) does not "
@@ -108,11 +110,9 @@ def write_model_directory(config: TrainConfig, directory: Path, texts: Callable[
         copy_companions(source, partial)
     else:
         preset = config_of(config.model.preset)
-        tokenizer = train_tokenizer(texts(), config.model.vocab_size)
-        assert tokenizer.video_id is not None  # our own tokenizer has every control token
-        model = preset.with_vocabulary(
-            tokenizer.vocab_size, image_token_id=tokenizer.image_id, video_token_id=tokenizer.video_id
-        )
+        visual = TEMPLATES[preset.model_type].tokens
+        tokenizer = train_tokenizer(texts(), config.model.vocab_size, visual=visual)
+        model = preset.with_vocabulary(tokenizer.vocab_size, **tokenizer.visual_ids)
         tokenizer.save(partial)
         for name, content in (
             (CONFIG, model.to_hf()),

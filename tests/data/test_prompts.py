@@ -7,6 +7,7 @@ import tokenizers
 from ega_jax.data.prompts import (
     LLAVA_ONEVISION,
     QQMM,
+    QWEN2_VL,
     Control,
     ImageSlot,
     Text,
@@ -38,13 +39,22 @@ def tokenizer():
     return train_tokenizer(CORPUS, 330)
 
 
-@pytest.mark.parametrize("template", [LLAVA_ONEVISION, QQMM])
+@pytest.mark.parametrize(
+    ("template", "slot"),
+    [
+        (LLAVA_ONEVISION, "<image>\n"),
+        (QQMM, "<image>\n"),
+        (QWEN2_VL, "<|vision_start|><|image_pad|><|vision_end|>"),
+    ],
+    ids=["llava_onevision", "qqmm", "qwen2_vl"],
+)
 @pytest.mark.parametrize("side", SIDES, ids=lambda side: repr(side.text))
-def test_ids_equal_those_of_the_whole_template_string(tokenizer, side, template):
+def test_ids_equal_those_of_the_whole_template_string(side, template, slot):
+    tokenizer = train_tokenizer(CORPUS, 330, visual=template.tokens)
     reference = tokenizers.Tokenizer.from_str(tokenizer._json)  # control tokens in the string are control tokens
     text = strip_image_tokens(side.text, len(side.images))
     turn = "" if template.system is None else f"<|im_start|>system\n{template.system}<|im_end|>\n"
-    slots = "<image>\n" * len(side.images)
+    slots = slot * len(side.images)
     whole = f"{turn}<|im_start|>user\n{slots}{text}<|im_end|>\n<|im_start|>assistant\n"
     (ids,) = encode([side], tokenizer, [[1] * len(side.images)], template=template)
     assert ids.dtype == np.int32

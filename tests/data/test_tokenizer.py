@@ -10,6 +10,7 @@ import pytest
 import tokenizers
 import transformers
 
+from ega_jax.data.prompts import QWEN2_VL
 from ega_jax.data.tokenizer import (
     CONTROL_TOKENS,
     IMAGE_PLACEHOLDER,
@@ -64,6 +65,19 @@ def test_control_tokens_come_last_in_llava_onevisions_order(tokenizer):
     first = tokenizer.vocab_size - len(CONTROL_TOKENS)
     ids = [tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id, tokenizer.image_id]
     assert [*ids, tokenizer.video_id] == [first, first + 1, first + 2, first + 3, first + 4]
+
+
+def test_a_backbone_names_the_tokens_that_stand_for_its_pictures(tokenizer, tmp_path):
+    named = train_tokenizer(CORPUS, 400, visual=QWEN2_VL.tokens)
+    fields = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")  # Qwen2-VL's order
+    ids = {field: named.vocab_size - 4 + number for number, field in enumerate(fields)}
+    named.save(tmp_path)
+    for same in (named, pickle.loads(pickle.dumps(named)), load_tokenizer(tmp_path, visual=QWEN2_VL.tokens)):
+        assert same.visual_ids == ids
+        assert same.image_id == ids["image_token_id"] == same.control_id("<|image_pad|>")
+    assert tokenizer.visual_ids == {"image_token_id": tokenizer.image_id, "video_token_id": tokenizer.video_id}
+    with pytest.raises(BadInputError, match="no special token '<image>'"):
+        load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
