@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ega_jax.models.anyres import AnyresConfig as AnyresConfig
+    from ega_jax.models.backbone import Backbone as Backbone
+    from ega_jax.models.backbones import BACKBONES as BACKBONES
+    from ega_jax.models.embedding_model import EmbeddingModel as EmbeddingModel
     from ega_jax.models.layers import Compute as Compute
     from ega_jax.models.layers import logical_axes as logical_axes
     from ega_jax.models.llava_onevision import LlavaOnevision as LlavaOnevision
@@ -25,10 +28,17 @@ if TYPE_CHECKING:
     from ega_jax.models.presets import load as load
     from ega_jax.models.presets import load_config as load_config
     from ega_jax.models.presets import save as save
+    from ega_jax.models.qqmm import Qqmm as Qqmm
+    from ega_jax.models.qqmm_config import QqmmConfig as QqmmConfig
     from ega_jax.models.weights import load_weights as load_weights
     from ega_jax.models.weights import save_weights as save_weights
 
 _HOME = {
+    "BACKBONES": "backbones",
+    "Backbone": "backbone",
+    "EmbeddingModel": "embedding_model",
+    "Qqmm": "qqmm",
+    "QqmmConfig": "qqmm_config",
     "AnyresConfig": "anyres",
     "Compute": "layers",
     "LlavaOnevision": "llava_onevision",
@@ -46,12 +56,17 @@ _HOME = {
     "save_weights": "weights",
 }
 __all__ = [
+    "BACKBONES",
     "PRESETS",
     "AnyresConfig",
+    "Backbone",
     "Compute",
+    "EmbeddingModel",
     "LlavaOnevision",
     "LlavaOnevisionConfig",
     "LoraConfig",
+    "Qqmm",
+    "QqmmConfig",
     "add_lora",
     "build",
     "load",

@@ -8,6 +8,10 @@ from ega_jax.models.backbone import Backbone
 from ega_jax.models.llava_onevision import LlavaOnevision
 from ega_jax.models.llava_onevision_config import LlavaOnevisionConfig
 from ega_jax.models.llava_onevision_presets import LLAVA_ONEVISION_PRESETS
+from ega_jax.models.qqmm import Qqmm
+from ega_jax.models.qqmm_config import QqmmConfig
+from ega_jax.models.qqmm_images import QqmmLayout
+from ega_jax.models.qqmm_presets import QQMM_PRESETS
 
 BACKBONES: dict[str, Backbone] = {
     "llava_onevision": Backbone(
@@ -15,6 +19,13 @@ BACKBONES: dict[str, Backbone] = {
         model=LlavaOnevision,
         layout=AnyresLayout,
         presets=LLAVA_ONEVISION_PRESETS,
+    ),
+    "qqmm": Backbone(
+        config=QqmmConfig,
+        model=Qqmm,
+        layout=QqmmLayout,
+        presets=QQMM_PRESETS,
+        adds_image_token=True,
     ),
 }
 

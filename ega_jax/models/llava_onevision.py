@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ega_jax.models.embedding_model import EmbeddingModel, normalize_pixels
-from ega_jax.models.layers import Compute, Linear
+from ega_jax.models.layers import Compute
 from ega_jax.models.llava_onevision_config import LlavaOnevisionConfig
 from ega_jax.models.llava_onevision_names import NAMES
 from ega_jax.models.name_table import NameTable
+from ega_jax.models.projection import Projection
 from ega_jax.models.qwen2 import Qwen2
 from ega_jax.models.siglip import SiglipTower
 
@@ -35,7 +36,7 @@ class LlavaOnevision(EmbeddingModel):
         self.config, self.compute = config, compute
         hidden = config.text.hidden_size
         self.vision_tower = SiglipTower(config.vision, compute=compute, rngs=rngs)
-        self.projector = Projector(config.vision.hidden_size, hidden, compute=compute, rngs=rngs)
+        self.projector = Projection((config.vision.hidden_size, hidden, hidden), compute=compute, rngs=rngs)
         newline = hidden**-0.5 * jax.random.normal(rngs.params(), (hidden,))
         self.image_newline = nnx.Param(newline, axes=("embed",))
         self.language_model = Qwen2(config.text, compute=compute, rngs=rngs)
@@ -60,14 +61,3 @@ class LlavaOnevision(EmbeddingModel):
     def is_visual(self, inputs: Mapping[str, Array]) -> Bool[Array, "B T"]:
         """Which tokens are placeholders of features, of a picture or of a video."""
         return super().is_visual(inputs) | (inputs["input_ids"] == self.config.video_token_id)
-
-
-class Projector(nnx.Module):
-    """linear_2(gelu(linear_1(x))), exact GELU: from the tower's width to the decoder's."""
-
-    def __init__(self, vision_size: int, text_size: int, *, compute: Compute, rngs: nnx.Rngs) -> None:
-        self.linear_1 = Linear(vision_size, text_size, axes=("vision_embed", "mlp"), compute=compute, rngs=rngs)
-        self.linear_2 = Linear(text_size, text_size, axes=("mlp", "embed"), compute=compute, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "S P V"]) -> Float[Array, "S P D"]:
-        return self.linear_2(jax.nn.gelu(self.linear_1(x), approximate=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ega_jax.models.name_table import NameTable
+from ega_jax.models.qwen2_names import qwen2_prefixes
 from ega_jax.models.tensor_layouts import PATCH_KERNEL
 
 _TOWER = "vision_tower.vision_model"
@@ -14,9 +15,7 @@ NAMES = NameTable(
         ("vision_tower.position_embedding", "vision_tower.vision_model.embeddings.position_embedding.weight"),
         ("vision_tower.encoder.layers", "vision_tower.vision_model.encoder.layers.{}"),
         ("projector", "multi_modal_projector"),
-        ("language_model.embed_tokens.embedding", "language_model.model.embed_tokens.weight"),
-        ("language_model.decoder.layers", "language_model.model.layers.{}"),
-        ("language_model.norm", "language_model.model.norm"),
+        *qwen2_prefixes("language_model.model"),
     ),
     # The head, and the tower's last norm.
     passed_over=r"language_model\.lm_head\.weight|vision_tower\.vision_model\.post_layernorm\.(weight|bias)",
