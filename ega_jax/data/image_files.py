@@ -36,11 +36,16 @@ class ZippedImage(StoredImage):
     def read_bytes(self) -> bytes:
         try:
             zipped = _opened(self.archive)
-            if zipped.getinfo(self.member).file_size > _LARGEST:
+            if self.file_size > _LARGEST:
                 raise ImageError(f"unpacks to more than {_LARGEST >> 20} MiB")
             return zipped.read(self.member)
         except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError, KeyError) as error:
             raise ImageError(f"cannot be unpacked: {error}") from None
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of the encoded picture."""
+        return _opened(self.archive).getinfo(self.member).file_size
 
     def __str__(self) -> str:
         return f"{self.archive}#{self.member}"

@@ -51,7 +51,16 @@ class MissingImageError(ImageError):
 
 
 class StoredImage:
-    """An encoded picture inside a larger file. `str` names it, equal names are the same picture."""
+    """An encoded picture inside a larger file; `str` names it.
+
+    Attributes:
+      identity: equal identities are the same picture; "" where only the name tells.
+      size: (height, width) where it is known without reading.
+    """
+
+    __slots__ = ()
+    identity: str = ""
+    size: tuple[int, int] | None = None
 
     def read_bytes(self) -> bytes:
         """The bytes of the encoded picture.
@@ -60,6 +69,13 @@ class StoredImage:
           ImageError: they cannot be read.
         """
         raise NotImplementedError
+
+
+def identity(source: Path | StoredImage | Image.Image) -> str:
+    """What makes two pictures the same: a path, the hash or name of a stored picture; one in memory is only itself."""
+    if isinstance(source, StoredImage):
+        return source.identity or str(source)
+    return str(source) if isinstance(source, Path) else str(id(source))
 
 
 Source = Path | str | bytes | StoredImage | Image.Image
@@ -112,6 +128,8 @@ def image_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, in
     if isinstance(source, Image.Image):
         _check_size(source.size, max_pixels)
         return source.height, source.width
+    if isinstance(source, StoredImage) and source.size is not None:
+        return source.size
     with _named(source), _opened(source, max_pixels) as image:
         sideways = _orientation(image) >= 5
         return (image.width, image.height) if sideways else (image.height, image.width)

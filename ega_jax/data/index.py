@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ega_jax.data.images import ImageError
+from ega_jax.data.images import ImageError, identity
 from ega_jax.data.records import BadRecordError
 
 if TYPE_CHECKING:
     from jaxtyping import Int
 
-    from ega_jax.data.mmeb import TrainSubset
     from ega_jax.data.processor import Processor
-    from ega_jax.data.records import Side
+    from ega_jax.data.records import Side, TrainRows
 
 _CHUNK = 4096
 
@@ -49,6 +48,20 @@ class SubsetIndex(NamedTuple):
     first_positive: Int[np.ndarray, " n+1"]
     first_negative: Int[np.ndarray, " n+1"]
 
+    def take(self, rows: Int[np.ndarray, " k"]) -> SubsetIndex:
+        """The index of these rows alone."""
+
+        def chosen(side: SideIndex, first: np.ndarray) -> tuple[SideIndex, np.ndarray]:
+            counts = np.diff(first)[rows]
+            starts = np.cumsum(counts) - counts
+            places = np.repeat(first[:-1][rows] - starts, counts) + np.arange(counts.sum())
+            return SideIndex(*(values[places] for values in side)), np.cumsum([0, *counts])
+
+        positives, first_positive = chosen(self.positives, self.first_positive)
+        negatives, first_negative = chosen(self.negatives, self.first_negative)
+        queries = SideIndex(*(values[rows] for values in self.queries))
+        return SubsetIndex(queries, positives, negatives, first_positive, first_negative)
+
     @property
     def most_negatives(self) -> int:
         """The largest number of explicit negatives of a row."""
@@ -56,7 +69,7 @@ class SubsetIndex(NamedTuple):
 
 
 def index_subset(
-    subset: TrainSubset, processor: Processor, progress: Callable[[int], None] = lambda rows: None
+    subset: TrainRows, processor: Processor, progress: Callable[[int], None] = lambda rows: None
 ) -> SubsetIndex:
     """Measures every row of `subset`.
 
@@ -92,8 +105,8 @@ def _index(sides: Sequence[Side], processor: Processor) -> SideIndex:
 
 
 def _item(side: Side) -> int:
-    # Paths cannot hold NUL, so the separator makes (text, paths) unambiguous.
-    name = "\0".join([side.text, *map(str, side.images)])
+    # Paths cannot hold NUL, so the separator makes (text, images) unambiguous.
+    name = "\0".join([side.text, *map(identity, side.images)])
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) >> 1
 
 
@@ -101,7 +114,7 @@ def _join(parts: Sequence[SideIndex]) -> SideIndex:
     return SideIndex(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def _blame(subset: TrainSubset, rows: range, processor: Processor) -> None:
+def _blame(subset: TrainRows, rows: range, processor: Processor) -> None:
     """Raises the BadRecordError of the first row whose images cannot be measured."""
     for row in rows:
         record = subset[row]

@@ -37,6 +37,8 @@ import pyarrow as pa
 from ega_jax.data.bad_records import BadRecords
 from ega_jax.data.image_files import ImageFiles
 from ega_jax.data.images import ImageError, image_size, open_image
+from ega_jax.data.prepared.manifest import is_prepared
+from ega_jax.data.prepared.read import PreparedTrainSubset, read_prepared_eval, read_prepared_train
 from ega_jax.data.raw_rows import Column, raw_rows
 from ega_jax.data.records import BadRecordError, EvalSubset, Side, SubsetInfo, TrainRecord
 from ega_jax.data.row_rules import Item, RowProblem, TrainRow, at, eval_row, train_row
@@ -164,8 +166,8 @@ def read_train(
     verify_images: Verify = "header",
     image_directory: Path | str | None = None,
     keep_errors: int | None = 5,
-) -> TrainSubset:
-    """Reads and checks the training rows of one subset.
+) -> TrainSubset | PreparedTrainSubset:
+    """Reads and checks the training rows of one subset; those of a prepared directory were checked when it was made.
 
     Explicit negatives may be a string, a list of strings, or a string that holds a list in JSON or Python (as
     in mmE5-MMEB-hardneg; parsed as data, never run); where only one of the two columns has them, the other
@@ -186,6 +188,8 @@ def read_train(
       BadInputError: no such subset, an unreadable file, wrong columns, or no good row.
       BadRecordError: a row is wrong and `on_bad_record` is "error".
     """
+    if is_prepared(directory):
+        return read_prepared_train(directory, subset, split)
     info, files = find_files(directory, subset, split)
     images = ImageFiles(directory if image_directory is None else image_directory)
     skipped = BadRecords(keep_errors)
@@ -224,6 +228,9 @@ def read_eval(
     Args and errors are those of `read_train`. One bad candidate makes its whole row bad: a smaller pool is
     another task.
     """
+    if is_prepared(directory):
+        prepared, sides, pool, lists, account = read_prepared_eval(directory, subset, split)
+        return ReadEvalSubset(prepared, tuple(sides), tuple(pool), tuple(lists), account)
     info, files = find_files(directory, subset, split)
     images = ImageFiles(directory if image_directory is None else image_directory)
     skipped = BadRecords(keep_errors)

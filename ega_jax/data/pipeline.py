@@ -7,22 +7,20 @@ is one number, the restart after a kill is exact, and threads or processes chang
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grain
 import numpy as np
 
 from ega_jax.data.buckets import Bucket, Buckets
 from ega_jax.data.images import ImageError
-from ega_jax.data.index import SubsetIndex, index_subset
+from ega_jax.data.index import SubsetIndex
+from ega_jax.data.index_files import indexed
 from ega_jax.data.mixture import Mixture, Rows
 from ega_jax.data.plan import NOTHING, Plan, make_plan
 from ega_jax.data.processor import Example, Processor
-from ega_jax.data.records import BadRecordError
+from ega_jax.data.records import BadRecordError, TrainRows
 from ega_jax.errors import BadInputError
-
-if TYPE_CHECKING:
-    from ega_jax.data.mmeb import TrainSubset
 
 Batch = dict[str, Any]
 """`queries` and `targets`: a backbone's inputs, in groups; `query_ids`, `target_ids`, `positives`, `target_mask`: as
@@ -34,7 +32,7 @@ class TrainingBatches:
 
     def __init__(
         self,
-        subsets: Sequence[TrainSubset],
+        subsets: Sequence[TrainRows],
         processor: Processor,
         buckets: Buckets,
         *,
@@ -71,7 +69,7 @@ class TrainingBatches:
             raise ValueError(f"batch size {batch_size}, groups {groups} and processes {process_count} do not divide")
         self._subsets, self._processor, self._buckets = subsets, processor, buckets
         self._steps, self._groups, self._negatives_per_query = steps, groups, negatives_per_query
-        self._index = [index_subset(subset, processor, progress) for subset in subsets]
+        self._index = [indexed(subset, processor, progress) for subset in subsets]
         self._mixture = Mixture(
             [len(subset) for subset in subsets],
             [self._lane(index) for index in self._index],

@@ -6,6 +6,7 @@ What is equal in all backbones is here; how pictures are laid out is each backbo
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 Inputs = dict[str, np.ndarray]
 """One batch of a backbone's inputs; its model class describes the arrays."""
+
+
+_MEASURE_VERSION = 1
+"""Raised when the same side comes to take another number of tokens or image slots."""
 
 
 class Sizes(NamedTuple):
@@ -63,10 +68,17 @@ class Processor:
           max_tokens: the longest row; a longer text loses its end, visual tokens are never cut.
         """
         self.layout = backbone_of(config.model_type).layout(config.image)
+        self._image_config = (config.model_type, config.image)
         self._template = prompts.TEMPLATES[config.model_type]
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
         self._size = functools.lru_cache(maxsize=1 << 20)(images.image_size)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of all that decides what `measure` returns: equal fingerprints, equal sizes."""
+        parts = (_MEASURE_VERSION, self._tokenizer.fingerprint, self._template, self._image_config)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def measure(self, sides: Sequence[Side]) -> Sizes:
         """Tokens and image slots of each side, from the texts and the headers of the image files.

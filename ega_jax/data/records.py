@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from ega_jax.errors import BadInputError
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Int32
+    from jaxtyping import Int, Int32
     from PIL.Image import Image
 
     from ega_jax.data.images import StoredImage
@@ -76,6 +76,28 @@ class SubsetInfo:
     name: str
     meta_task: MetaTask = "other"
     distribution: Distribution = "in"
+
+
+class TrainRows(Protocol):
+    """The training rows of one subset, with random access, wherever they are kept; instances can be pickled.
+
+    Attributes:
+      info: name and place in the tables.
+    """
+
+    info: SubsetInfo
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> TrainRecord: ...
+
+    def location(self, index: int) -> tuple[Path, int]:
+        """The file that holds a row, and the row's number there, from 0: for error messages."""
+        ...
+
+    def take(self, rows: Int[np.ndarray, " n"]) -> TrainRows:
+        """These rows alone."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
+from ega_jax.data.prepared.manifest import is_prepared, read_manifest
 from ega_jax.data.records import Distribution, MetaTask, SubsetInfo
 from ega_jax.errors import BadInputError
 
@@ -62,6 +63,8 @@ def find_subsets(directory: Path | str, split: Split) -> list[SubsetInfo]:
     Raises:
       BadInputError: no such directory, or `subsets.json` is malformed.
     """
+    if is_prepared(directory):
+        return read_manifest(directory).subsets(split)
     names = {_canonical(home.name) for home in _homes(directory) if any(_files(home, split))}
     order = {name: place for place, name in enumerate(SUBSETS)}
     metadata = _metadata(directory)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ega_jax.data.images import StoredImage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +23,7 @@ EXAMPLES_PER_OUTCOME = 3
 class Example:
     """One query that the report shows, with what it retrieved.
 
-    An item is {"text": str, "images": [absolute path, or None for a picture that was only in memory]}.
+    An item is {"text": str, "images": [absolute path or name, or None for a picture that was only in memory]}.
 
     Attributes:
       query_index: which query of the subset.
@@ -88,5 +91,5 @@ def choose_examples(ranks: Sequence[int], count: int = EXAMPLES_PER_OUTCOME) -> 
 def item(side: Side) -> dict[str, Any]:
     """Returns a side as an example spells it out."""
     # Absolute, because the report may be written from another working directory.
-    images = [str(image.absolute()) if isinstance(image, Path) else None for image in side.images]
+    images = [os.path.abspath(str(image)) if isinstance(image, Path | StoredImage) else None for image in side.images]
     return {"text": side.text, "images": images}

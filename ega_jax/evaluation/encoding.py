@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ega_jax.data.images import StoredImage
+from ega_jax.data.images import StoredImage, identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -60,8 +60,8 @@ class EncodedItems:
 
 
 def item_key(side: Side) -> Hashable:
-    """Returns what makes sides the same item: text and image paths; a picture in memory is only itself."""
-    return side.text, tuple(str(image) if isinstance(image, Path | StoredImage) else id(image) for image in side.images)
+    """Returns what makes sides the same item: text and images; a picture in memory is only itself."""
+    return side.text, tuple(map(identity, side.images))
 
 
 def _encode_all(

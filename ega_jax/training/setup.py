@@ -55,16 +55,28 @@ def make_setup(config: TrainConfig, model_dir: Path) -> Setup:
     Raises:
       BadInputError: a file of the model directory is missing or damaged, or the mesh does not fit the devices.
     """
-    model = load_config(model_dir).with_resolution(max_tiles=config.model.max_tiles, base_only=config.model.base_only)
-    tokenizer = fitting_tokenizer(model_dir, model)
-    processor = Processor(model, tokenizer, max_tokens=config.data.token_buckets[-1])
+    processor = make_processor(config, model_dir)
     layout = processor.layout
     return Setup(
-        functional_model(config, model),
+        functional_model(config, _model_config(config, model_dir)),
         processor,
         Buckets(config.data.token_buckets, config.data.image_buckets or layout.buckets, layout.unit),
         make_mesh(config.mesh),
     )
+
+
+def make_processor(config: TrainConfig, model_dir: Path) -> Processor:
+    """The host side of an experiment.
+
+    Raises:
+      BadInputError: a file of the model directory is missing or damaged.
+    """
+    model = _model_config(config, model_dir)
+    return Processor(model, fitting_tokenizer(model_dir, model), max_tokens=config.data.token_buckets[-1])
+
+
+def _model_config(config: TrainConfig, model_dir: Path) -> BackboneConfig:
+    return load_config(model_dir).with_resolution(max_tiles=config.model.max_tiles, base_only=config.model.base_only)
 
 
 def fitting_tokenizer(model_dir: Path, model: BackboneConfig) -> Tokenizer:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from ega_jax.data.mixture import sample_rows
-from ega_jax.data.mmeb import TrainSubset
 from ega_jax.data.pipeline import TrainingBatches, global_groups, prefetched
+from ega_jax.data.records import TrainRows
 from ega_jax.errors import BadInputError
 from ega_jax.training.checkpoint import Checkpoints
 from ega_jax.training.config import TrainConfig, from_json, to_json
@@ -61,7 +61,7 @@ class TrainingError(RuntimeError):
 def train(
     config: TrainConfig,
     run_dir: Path,
-    subsets: Sequence[TrainSubset],
+    subsets: Sequence[TrainRows],
     *,
     validate: Validate | None = None,
     progress: Progress | None = None,
@@ -192,7 +192,7 @@ def claim_run_directory(config: TrainConfig, run_dir: Path) -> None:
     os.replace(temporary, path)
 
 
-def texts_of(subsets: Sequence[TrainSubset]) -> Iterator[str]:
+def texts_of(subsets: Sequence[TrainRows]) -> Iterator[str]:
     """Every text of the training rows."""
     for subset in subsets:
         for row in range(len(subset)):

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from ega_jax.data.images import ImageError, open_image
+from ega_jax.data.prepared.records import named_image
 from ega_jax.data.records import IMAGE_TOKEN
+from ega_jax.errors import BadInputError
 from ega_jax.evaluation.report.axes import percent
 from ega_jax.evaluation.tables import META_TASK_TITLES, by_meta_task
 
@@ -120,10 +122,10 @@ def _picture(path: str | None) -> str:
 
 
 def thumbnail(path: str) -> str | None:
-    """Returns a thumbnail of an image file as a data URI; None where the file is missing or cannot be decoded."""
+    """Returns a thumbnail of an image by its name as a data URI; None where it is missing or cannot be decoded."""
     try:
-        picture = open_image(Path(path))
-    except ImageError:
+        picture = open_image(named_image(path))
+    except (ImageError, BadInputError):
         return None
     picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     if picture.mode not in ("L", "RGB"):
