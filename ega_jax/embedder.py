@@ -21,7 +21,7 @@ from ega_jax.training.checkpoint import Checkpoints
 from ega_jax.training.config import MeshSettings, ModelSettings, TrainConfig, from_json
 from ega_jax.training.optimizer import split_frozen
 from ega_jax.training.setup import MODEL, Setup, make_setup, starting_parameters
-from ega_jax.training.sharding import batch_devices, batch_sharding, parameter_shardings
+from ega_jax.training.sharding import BATCH, batch_devices, batch_sharding, parameter_shardings
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float32
@@ -89,7 +89,7 @@ class Embedder:
 
         @jax.jit
         def embed(parameters: Parameters, inputs: Any) -> Array:
-            return embed_groups(functools.partial(setup.functional.embed, parameters), inputs)
+            return embed_groups(functools.partial(setup.functional.embed, parameters), inputs, setup.mesh, BATCH)
 
         return cls(
             embed,

@@ -80,14 +80,23 @@ class Functional(Generic[Model]):
         return self.merge(parameters).embed(inputs)
 
 
-def embed_groups(embed: Callable[[Any], Float[Array, "R D"]], inputs: Any) -> Float[Array, "G R D"]:
-    """Embeds groups of rows, each with its own pictures, that share a leading axis.
+def embed_groups(
+    embed: Callable[[Any], Float[Array, "R D"]], inputs: Any, mesh: jax.sharding.Mesh, axes: tuple[str, ...]
+) -> Float[Array, "G R D"]:
+    """Embeds groups of rows, each with its own tiles, that share a leading axis.
 
     One group alone is encoded without that axis, for XLA's CPU backend is half as fast with it.
+
+    Args:
+      embed: one group's inputs -> embeddings of its R rows.
+      inputs: a tree of arrays with leading axis G.
+      mesh: given to the attention kernels, which XLA cannot split over devices by itself.
+      axes: its axes that split G.
     """
-    if jax.tree.leaves(inputs)[0].shape[0] == 1:
-        return embed(jax.tree.map(lambda x: x[0], inputs))[None]
-    return jax.vmap(embed)(inputs)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        if jax.tree.leaves(inputs)[0].shape[0] == 1:
+            return embed(jax.tree.map(lambda x: x[0], inputs))[None]
+        return jax.vmap(embed, spmd_axis_name=axes)(inputs)
 
 
 def parameters_of(model: nnx.Module) -> dict[str, jax.Array]:

@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 from ega_jax.errors import BadInputError
+from ega_jax.models.attention import IMPLEMENTATIONS
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -41,7 +42,7 @@ class Compute:
         the embedding itself are float32 whatever it is.
       remat: what a layer's backward pass recomputes: "full" everything but the layer's input, "dots"
         everything but matmuls with parameters, "none" nothing.
-      attention: the backend of `ega_jax.models.attention.attention`.
+      attention: the backend, one of `ega_jax.models.attention.IMPLEMENTATIONS`; "auto" goes by the platform.
 
     Raises:
       BadInputError: a value that is none of these.
@@ -49,13 +50,15 @@ class Compute:
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["none", "full", "dots"] = "full"
-    attention: Literal["auto", "xla", "chunked"] = "auto"
+    attention: Literal["auto", "xla", "chunked", "cudnn", "splash"] = "auto"
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):
             raise BadInputError(f"compute dtype {self.dtype!r}: choose 'float32' or 'bfloat16'")
         if self.remat != "none" and self.remat not in _REMAT_POLICIES:
             raise BadInputError(f"remat {self.remat!r}: choose 'none', 'full' or 'dots'")
+        if self.attention not in IMPLEMENTATIONS:
+            raise BadInputError(f"attention {self.attention!r}: choose one of {', '.join(IMPLEMENTATIONS)}")
 
 
 DEFAULT_COMPUTE = Compute()

@@ -41,6 +41,8 @@ class ModelSettings:
     """Type of the matrix products; parameters, norms, softmax and similarities are float32 whatever it is."""
     remat: Literal["none", "dots", "full"] = "full"
     """What the backward pass recomputes: nothing, all but matrix products, or every layer."""
+    attention: Literal["auto", "xla", "chunked", "cudnn", "splash"] = "auto"
+    """The attention backend; "auto" goes by the platform (see `ega_jax.models.attention`)."""
     max_tiles: int | None = None
     """Most tiles that a picture is cut into beside its base tile; None is the backbone's own limit."""
     base_only: bool = False

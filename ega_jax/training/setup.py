@@ -105,7 +105,7 @@ def starting_parameters(config: TrainConfig, setup: Setup) -> dict[str, jax.Arra
 
 def functional_model(config: TrainConfig, model: BackboneConfig) -> Functional[EmbeddingModel]:
     """The model of an experiment, as a function of its weights."""
-    compute = Compute(dtype=config.model.dtype, remat=config.model.remat)
+    compute = Compute(dtype=config.model.dtype, remat=config.model.remat, attention=config.model.attention)
     return Functional(lambda rngs: build(model, rngs=rngs, compute=compute))
 
 

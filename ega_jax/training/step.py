@@ -100,7 +100,7 @@ def encode_in_chunks(
     devices = batch_devices(mesh)
     groups = jax.tree.leaves(inputs)[0].shape[0]
     rounds = groups // devices
-    embed = functools.partial(embed_groups, embed)
+    embed = functools.partial(embed_groups, embed, mesh=mesh, axes=BATCH)
     if rounds == 1:
         embeddings = embed(inputs)
         return embeddings.reshape(-1, embeddings.shape[-1])

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import jax
+
 from ega_jax.models.attention.chunked import chunked_attention
+from ega_jax.models.attention.cudnn import cudnn_attention, fits_cudnn
+from ega_jax.models.attention.splash import splash_attention
 from ega_jax.models.attention.xla import xla_attention
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
-_BACKENDS = {"xla": xla_attention, "chunked": chunked_attention}
+_BACKENDS = {"xla": xla_attention, "chunked": chunked_attention, "cudnn": cudnn_attention, "splash": splash_attention}
 
 IMPLEMENTATIONS = ("auto", *_BACKENDS)
 """Names of the backends. All give the same result but for rounding; they differ in memory and speed.
 
 - "xla" holds the (T, S) logits of every head in float32: the fastest for short sequences on a CPU.
-- "chunked" holds those of one block of queries at a time, forward and backward.
-- "auto" is "chunked" where the logits of one head are many, "xla" elsewhere.
+- "chunked" holds those of one block of queries at a time, forward and backward; on any platform.
+- "cudnn" is a kernel for NVIDIA GPUs. Padding on the right alone; packed rows go by "chunked".
+- "splash" is a kernel for TPUs. Padding anywhere, and packed rows.
+- "auto" is "splash" on TPUs, "cudnn" on GPUs where it takes the arrays; elsewhere "chunked" where the logits of one
+  head are many, and "xla".
 """
 
 _MOST_DENSE_LOGITS = 2048 * 2048
@@ -51,13 +58,21 @@ def attention(
     Raises:
       ValueError: an unknown implementation, heads that do not divide, or segments of queries that are not the keys.
     """
-    num_queries, num_keys = q.shape[1], k.shape[1]
     if q.shape[2] % k.shape[2]:
         raise ValueError(f"{q.shape[2]} query heads do not divide among {k.shape[2]} key heads")
     if segment_ids is not None and not q.shape[:2] == k.shape[:2] == segment_ids.shape:
         raise ValueError(f"segment_ids {segment_ids.shape} are not those of {q.shape[:2]} queries, {k.shape[:2]} keys")
     if implementation == "auto":
-        implementation = "chunked" if num_queries * num_keys > _MOST_DENSE_LOGITS else "xla"
+        implementation = _choose(jax.default_backend(), q, k.shape[1], packed=segment_ids is not None)
     if implementation not in _BACKENDS:
         raise ValueError(f"unknown attention implementation {implementation!r}; known: {', '.join(IMPLEMENTATIONS)}")
     return _BACKENDS[implementation](q, k, v, causal=causal, key_mask=key_mask, segment_ids=segment_ids)
+
+
+def _choose(platform: str, q: Float[Array, "B T H d"], num_keys: int, *, packed: bool) -> str:
+    num_queries = q.shape[1]
+    if platform == "tpu" and num_queries == num_keys:
+        return "splash"
+    if platform == "gpu" and fits_cudnn(q) and not packed:
+        return "cudnn"
+    return "chunked" if num_queries * num_keys > _MOST_DENSE_LOGITS else "xla"

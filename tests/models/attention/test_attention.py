@@ -102,7 +102,7 @@ def test_names_what_it_cannot_do():
     q, k = jnp.ones((1, 2, 3, 4)), jnp.ones((1, 2, 2, 4))
     with pytest.raises(ValueError, match="3 query heads do not divide among 2"):
         attention(q, k, k, causal=True)
-    with pytest.raises(ValueError, match=r"'flash'.*known: auto, xla, chunked"):
+    with pytest.raises(ValueError, match=r"'flash'.*known: auto, xla, chunked, cudnn, splash"):
         attention(q, q, q, causal=True, implementation="flash")
     with pytest.raises(ValueError, match=r"segment_ids \(1, 3\) are not those of \(1, 2\) queries"):
         attention(q, q, q, causal=False, segment_ids=jnp.zeros((1, 3), int))

@@ -1,0 +1,110 @@
+"""The TPU kernel, interpreted: against float64 formulas, and split over a mesh."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ega_jax.models.attention import attention
+from ega_jax.models.attention.partition import HEADS_AXIS
+from ega_jax.models.attention.splash import splash_attention
+from ega_jax.training.sharding import BATCH, AxisRules
+from tests.models.attention import reference
+
+splash = functools.partial(splash_attention, interpret=True)
+
+
+def arrays(*lead, length, head_dim, heads=4, key_heads=2):
+    rng = np.random.default_rng(0)
+    q, pull = rng.normal(size=(2, *lead, length, heads, head_dim)).astype(np.float32)
+    k, v = rng.normal(size=(2, *lead, length, key_heads, head_dim)).astype(np.float32)
+    return q, k, v, pull
+
+
+def with_gradients(attend, q, k, v, pull):
+    mixed, pullback = jax.vjp(attend, q, k, v)
+    return mixed, *pullback(pull)
+
+
+def left(length):
+    return np.arange(length) >= np.array([[40], [0]])
+
+
+def packed(*lengths):
+    ids = np.arange(len(lengths))
+    return np.repeat(np.stack([ids, ids[::-1]]), lengths, axis=1)
+
+
+CASES = {  # length, head size, key heads, options; 600 are five blocks of 128, the others one block
+    "text": (600, 64, 2, {"causal": True, "key_mask": np.arange(600) < np.array([[430], [600]])}),
+    "SigLIP": (196, 72, 4, {"causal": False}),
+    "packed images": (
+        256,
+        80,
+        4,
+        {"causal": False, "segment_ids": np.repeat([[0, 1, 2], [2, 1, 0]], [99, 29, 128], 1)},
+    ),
+    "left padding": (130, 128, 1, {"causal": True, "key_mask": left(130)}),
+    "everything": (
+        130,
+        16,
+        2,
+        {"causal": True, "key_mask": left(130), "segment_ids": packed(65, 65)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_float64_reference(name):
+    length, head_dim, key_heads, options = CASES[name]
+    q, k, v, pull = arrays(2, length=length, head_dim=head_dim, key_heads=key_heads)
+    real = np.asarray(options.get("key_mask", np.ones((2, length), bool)))[..., None, None]
+    pull = pull * real
+    attend = functools.partial(splash, **{"key_mask": None, "segment_ids": None, **options})
+    got = jax.jit(functools.partial(with_gradients, attend))(q, k, v, pull)
+    seen = reference.visible(2, length, length, **options)
+    seen |= ~real[:, :, 0] & np.eye(length, dtype=bool)  # queries that are padding need a key in the formulas
+    expected = reference.attention(q, k, v, seen, pull)
+    for what, one, other in zip(("result", "q", "k", "v"), got, expected, strict=True):
+        np.testing.assert_allclose(one * real, other * real, atol=3e-6 * np.abs(other).max(), err_msg=what)
+        assert np.isfinite(one).all()
+
+
+def test_runs_on_each_device_with_its_rows_and_heads():
+    mesh = jax.make_mesh((2, 2, 2), (*BATCH, HEADS_AXIS), axis_types=(AxisType.Auto,) * 3)
+    q, k, v, pull = arrays(4, 2, length=140, head_dim=16)
+    mask = np.broadcast_to(np.arange(140) < np.array([[90], [140]]), (4, 2, 140))
+    pull = pull * mask[..., None, None]
+
+    def grouped(attend, q, k, v):
+        one = functools.partial(attend, causal=True, segment_ids=None)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return jax.vmap(lambda q, k, v, m: one(q, k, v, key_mask=m), spmd_axis_name=BATCH)(q, k, v, mask)
+
+    place = NamedSharding(mesh, P(BATCH, None, None, HEADS_AXIS))
+    placed = [jax.device_put(x, place) for x in (q, k, v, pull)]
+    program = jax.jit(functools.partial(with_gradients, functools.partial(grouped, splash)))
+    got = program(*placed)
+    expected = with_gradients(
+        functools.partial(grouped, functools.partial(attention, implementation="xla")), q, k, v, pull
+    )
+    for one, other in zip(got, expected, strict=True):
+        assert one.sharding.is_equivalent_to(place, one.ndim)
+        real = mask[..., None, None]
+        np.testing.assert_allclose(one * real, other * real, atol=3e-6 * np.abs(other).max())
+    text = program.lower(*placed).compile().as_text()
+    assert not any(f" {collective}(" in text for collective in ("all-gather", "all-reduce", "all-to-all"))
+
+
+def test_the_axis_of_heads_is_that_of_the_parameters():
+    rules = AxisRules()
+    assert rules.heads == rules.vision_heads == HEADS_AXIS
+
+
+def test_refuses_queries_that_are_not_the_keys():
+    q, k, v, _ = arrays(1, length=8, head_dim=8)
+    with pytest.raises(ValueError, match="as many keys as queries, got 7 and 8"):
+        splash(q, k[:, :7], v[:, :7], causal=False, key_mask=None, segment_ids=None)
