@@ -1,5 +1,6 @@
 """The step is the same function on any mesh and in any chunks."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,6 +11,8 @@ import pytest
 from ega_jax.data.buckets import Buckets
 from ega_jax.data.mmeb import find_subsets, read_train
 from ega_jax.data.pipeline import TrainingBatches, global_groups
+from ega_jax.models.attention import _BACKENDS
+from ega_jax.models.attention.splash import splash_attention
 from ega_jax.training.config import LossSettings, MeshSettings
 from ega_jax.training.optimizer import make_optimizer
 from ega_jax.training.setup import make_setup, write_model_directory
@@ -28,10 +31,15 @@ def subsets(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def setup(subsets, tmp_path_factory):
+def model_dir(subsets, tmp_path_factory):
     model = tmp_path_factory.mktemp("run") / "model"
     write_model_directory(config, model, lambda: texts_of(subsets))
-    return make_setup(config, model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def setup(model_dir):
+    return make_setup(config, model_dir)
 
 
 def batches(subsets, setup, mesh, chunk_size=None, steps=20):
@@ -110,6 +118,16 @@ def test_chunks_on_a_mesh_too(subsets, setup):
     mesh = make_mesh(MeshSettings(data=4, fsdp=2))
     expected = gradients(setup, one_device(), batches(subsets, setup, one_device()), 0)
     assert_same_gradients(gradients(setup, mesh, batches(subsets, setup, mesh, 1), 0), expected)
+
+
+def test_a_kernel_is_split_over_the_mesh(subsets, setup, model_dir, monkeypatch):
+    """Splash attention, interpreted; the tower's two heads are split over "tensor", the decoder's one is not."""
+    monkeypatch.setitem(_BACKENDS, "splash", functools.partial(splash_attention, interpret=True))
+    settings = dataclasses.replace(config.model, attention="splash")
+    kernel = make_setup(dataclasses.replace(config, model=settings), model_dir)
+    mesh = make_mesh(MeshSettings(data=2, tensor=2), jax.devices()[:4])
+    expected = gradients(setup, one_device(), batches(subsets, setup, one_device()), 0)
+    assert_same_gradients(gradients(kernel, mesh, batches(subsets, kernel, mesh), 0), expected)
 
 
 def test_twenty_losses_agree_on_one_and_eight_devices(subsets, setup):

@@ -66,6 +66,8 @@ def attention(
         implementation = _choose(jax.default_backend(), q, k.shape[1], packed=segment_ids is not None)
     if implementation not in _BACKENDS:
         raise ValueError(f"unknown attention implementation {implementation!r}; known: {', '.join(IMPLEMENTATIONS)}")
+    if q.size == 0:  # the tiles of a batch of texts; kernels do not take empty arrays
+        return q
     return _BACKENDS[implementation](q, k, v, causal=causal, key_mask=key_mask, segment_ids=segment_ids)
 
 

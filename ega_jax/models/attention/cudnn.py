@@ -50,8 +50,10 @@ def cudnn_attention(
     # A row of padding alone, which fills up a batch, still needs a key.
     lengths = jnp.maximum(lengths, 1)
     # With gradients, JAX lets even lengths alone through to cuDNN.
-    mixed = on_mesh(run, *(jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v)), lengths)
-    return jnp.where(right_padded[:, None, None, None], mixed[:, : q.shape[1]], jnp.nan)
+    num_queries = q.shape[1]
+    q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
+    mixed = on_mesh(run, q, k, v, lengths)[:, :num_queries]
+    return jnp.where(right_padded[:, None, None, None], mixed, jnp.nan)
 
 
 def fits_cudnn(q: Float[Array, "B T H d"]) -> bool:

@@ -106,3 +106,10 @@ def test_names_what_it_cannot_do():
         attention(q, q, q, causal=True, implementation="flash")
     with pytest.raises(ValueError, match=r"segment_ids \(1, 3\) are not those of \(1, 2\) queries"):
         attention(q, q, q, causal=False, segment_ids=jnp.zeros((1, 3), int))
+
+
+@pytest.mark.parametrize("implementation", ["xla", "chunked", "cudnn", "splash"])
+@pytest.mark.parametrize("shape", [(0, 9, 2, 8), (1, 0, 2, 8)])
+def test_nothing_attends_to_nothing(implementation, shape):
+    q = jnp.zeros(shape, jnp.bfloat16)
+    assert attention(q, q, q, causal=False, implementation=implementation).shape == shape
