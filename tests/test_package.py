@@ -139,11 +139,11 @@ def _is_installed(name):
 # ------------------------------------------------------------------------------------------------- which way imports go
 
 MUST_NOT_IMPORT = {
-    "losses": ("models", "data", "training", "evaluation", "embedder", "commands", "cli"),
-    "models": ("data", "training", "evaluation", "embedder", "commands", "cli"),
-    "data": ("training", "evaluation", "embedder", "commands", "cli"),
-    "training": ("evaluation", "embedder", "commands", "cli"),
-    "evaluation": ("training", "losses", "embedder", "commands", "cli"),
+    "losses": ("models", "data", "training", "evaluation", "conversion", "embedder", "commands", "cli"),
+    "models": ("data", "training", "evaluation", "conversion", "embedder", "commands", "cli"),
+    "data": ("training", "evaluation", "conversion", "embedder", "commands", "cli"),
+    "training": ("evaluation", "conversion", "embedder", "commands", "cli"),
+    "evaluation": ("training", "losses", "conversion", "embedder", "commands", "cli"),
 }
 
 
