@@ -33,6 +33,29 @@ class FromHf:
     """The largest file of weights."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ToHf:
+    """Write the best checkpoint of a run as a directory that transformers loads.
+
+    ega-jax convert to-hf runs/mine exported/mine
+
+    ega-jax convert to-hf runs/mine exported/mine --dtype bfloat16 --max-shard-size 2GB
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A run directory."""
+    target: Annotated[Path, tyro.conf.Positional]
+    """The new directory."""
+    dtype: DtypeName | None = None
+    """Of the weights; by default that of the weights which the run began with, float32 if these were random."""
+    max_shard_size: str = "5GB"
+    """The largest file of weights."""
+    base: Path | None = None
+    """Where the weights that the run began with are now, if they were moved."""
+    base_name: str | None = None
+    """What the model card calls them, such as their name on the Hugging Face hub."""
+
+
 def run(arguments: Sequence[str]) -> int:
     """Carries out one conversion."""
     usage = f"ega-jax convert {' | '.join(_CONVERSIONS)}; each explains itself with --help"
@@ -61,4 +84,23 @@ def _from_hf(arguments: Sequence[str]) -> int:
     return DONE
 
 
-_CONVERSIONS = {"from-hf": _from_hf}
+def _to_hf(arguments: Sequence[str]) -> int:
+    from ega_jax.conversion.directories import size_in_bytes
+    from ega_jax.conversion.to_hf import to_hf
+    from ega_jax.training.progress import Progress
+
+    chosen = tyro.cli(ToHf, args=arguments, prog="ega-jax convert to-hf")
+    written = to_hf(
+        chosen.run,
+        chosen.target,
+        dtype=chosen.dtype,
+        max_shard_bytes=size_in_bytes(chosen.max_shard_size),
+        base=chosen.base,
+        base_name=chosen.base_name,
+        counter=Progress().counter,
+    )
+    print(f"wrote {written.tensors} tensors, {written.nbytes / 1e9:.3g} GB: {chosen.target}")
+    return DONE
+
+
+_CONVERSIONS = {"from-hf": _from_hf, "to-hf": _to_hf}

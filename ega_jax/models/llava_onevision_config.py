@@ -116,6 +116,17 @@ class LlavaOnevisionConfig:
             },
         }
 
+    def processor_to_hf(self) -> dict[str, Any]:
+        """The published `processor_config.json`: how transformers' processor counts visual tokens."""
+        return {
+            "processor_class": "LlavaOnevisionProcessor",
+            "image_token": "<image>",
+            "video_token": "<video>",
+            "num_image_tokens": self.vision.num_patches,
+            "vision_aspect_ratio": f"anyres_max_{self.image.max_patches}",
+            "vision_feature_select_strategy": "full",
+        }
+
     def preprocessor_to_hf(self) -> dict[str, Any]:
         """The published `preprocessor_config.json`."""
         side = self.image.tile_size

@@ -6,6 +6,8 @@ from ega_jax.models.name_table import NameTable
 from ega_jax.models.qwen2_names import qwen2_prefixes
 from ega_jax.models.tensor_layouts import PATCH_KERNEL
 
+_TOWER = "vision_tower.vision_model"
+
 NAMES = NameTable(
     prefixes=(
         ("image_newline", "image_newline"),
@@ -23,5 +25,14 @@ NAMES = NameTable(
         (r"^language_model\.(?!model\.|lm_head\.)", "language_model.model."),
         (r"^vision_tower\.(?!vision_model\.)", "vision_tower.vision_model."),  # 5.x, on disk too
     ),
+    in_memory=(
+        (r"^language_model\.model\.", "model.language_model."),
+        (r"^vision_tower\.vision_model\.", "model.vision_tower."),
+        (r"^multi_modal_projector\.", "model.multi_modal_projector."),
+    ),
     layouts={"vision_tower.patch_embedding.kernel": PATCH_KERNEL},
+    neutral={  # the tower's last norm as transformers begins it
+        f"{_TOWER}.post_layernorm.weight": (1.0, f"{_TOWER}.encoder.layers.0.layer_norm1.weight"),
+        f"{_TOWER}.post_layernorm.bias": (0.0, f"{_TOWER}.encoder.layers.0.layer_norm1.bias"),
+    },
 )

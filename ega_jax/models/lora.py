@@ -55,9 +55,10 @@ class Lora(nnx.Module):
         low = x.astype(self.dtype) @ self.a[...].astype(self.dtype)
         return low @ self.b[...].astype(self.dtype) * self.scale
 
-    def product(self) -> Float[Array, "*L in out"]:
-        """What the adapter adds to the kernel, float32."""
-        return self.scale * jnp.matmul(self.a[...], self.b[...], precision="highest")
+    def product(self, layer: int | None = None) -> Float[Array, "*L in out"]:
+        """What the adapter adds to the kernel, or to that of one layer of a stack, float32."""
+        a, b = (low[...] if layer is None else low[layer] for low in (self.a, self.b))
+        return self.scale * jnp.matmul(a, b, precision="highest")
 
 
 def add_lora(model: nnx.Module, config: LoraConfig, *, rngs: nnx.Rngs) -> None:
@@ -84,6 +85,11 @@ def merge_lora(model: nnx.Module) -> None:
         if linear.lora is not None:
             linear.kernel[...] = linear.kernel[...] + linear.lora.product()
             linear.lora = nnx.data(None)
+
+
+def adapters_of(model: nnx.Module) -> dict[str, Lora]:
+    """The adapters of a model, by the path of their linear map."""
+    return {path: linear.lora for path, linear in _linears(model) if linear.lora is not None}
 
 
 def _linears(model: nnx.Module) -> Iterator[tuple[str, Linear]]:

@@ -39,6 +39,9 @@ class NameTable:
       layouts: by our path, how a tensor lies; by default kernels are transposed and all else is as it is.
       fused: published modules that hold several of ours, their outputs one after the other:
         {"attn.qkv": ("attn.q_proj", "attn.k_proj", "attn.v_proj")}. Both sides are ends of the published module's name.
+      head, tied_to: the published head, and the table that takes its place where they are tied.
+      neutral: what of `passed_over` is written where no checkpoint has it: {name: (value, name of one of equal shape)}.
+      in_memory: as `spellings`, from a canonical name to the one inside transformers 5's model. PEFT uses these.
     """
 
     prefixes: tuple[tuple[str, str], ...]
@@ -46,6 +49,10 @@ class NameTable:
     spellings: tuple[tuple[str, str], ...] = ()
     layouts: Mapping[str, Layout] = dataclasses.field(default_factory=dict)
     fused: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    head: str = "language_model.lm_head.weight"
+    tied_to: str = "language_model.model.embed_tokens.weight"
+    neutral: Mapping[str, tuple[float, str]] = dataclasses.field(default_factory=dict)
+    in_memory: tuple[tuple[str, str], ...] = ()
 
     def published(self, path: str) -> str:
         """The name of the parameter at `path`, before modules are fused.
@@ -63,9 +70,11 @@ class NameTable:
 
     def canonical(self, name: str) -> str:
         """The name as `prefixes` give it of a tensor in any published layout."""
-        for expression, replacement in self.spellings:
-            name = re.sub(expression, replacement, name)
-        return name
+        return _respelled(name, self.spellings)
+
+    def module_in_memory(self, name: str) -> str:
+        """The name that the module of a tensor with this canonical name has in transformers 5's model."""
+        return _respelled(name, self.in_memory).removesuffix(".weight").removesuffix(".bias")
 
     def is_passed_over(self, name: str) -> bool:
         """Whether no embedding depends on the tensor with this canonical name."""
@@ -83,6 +92,12 @@ class NameTable:
                 if module == part or module.endswith("." + part):
                     return f"{module.removesuffix(part)}{whole}.{leaf}", number
         return name, 0
+
+
+def _respelled(name: str, rules: tuple[tuple[str, str], ...]) -> str:
+    for expression, replacement in rules:
+        name = re.sub(expression, replacement, name)
+    return name
 
 
 class Slot(NamedTuple):

@@ -7,21 +7,19 @@ devices hold and no more, a few megabytes at a time (`parameter_reading.py`).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
 from ega_jax.errors import BadInputError
+from ega_jax.models.lora import adapters_of
 from ega_jax.models.name_table import NameTable, Slot, slots_of
 from ega_jax.models.parameter_reading import read_parameter
 from ega_jax.models.safetensors_files import Source, Tensor, open_tensors, write_tensors
-
-if TYPE_CHECKING:
-    from ega_jax.models.name_table import ParamPath
 
 
 def load_weights(model: nnx.Module, model_dir: str | Path) -> None:
@@ -72,13 +70,19 @@ def save_weights(
         raise ValueError("the model has LoRA adapters, which have no published name: merge_lora(model) first")
     if any(model_dir.glob("*.safetensors")):
         raise BadInputError(f"{model_dir}: holds safetensors files already; give an empty directory")
-    flat = {path: variable.get_raw_value() for path, variable in nnx.to_flat_state(nnx.state(model))}
-    sources = {parts[0].name: _source(flat, parts) for parts in _by_name(slots_of(model))}
+    sources = sources_of(model)
     for tensor in [] if passthrough is None else open_tensors(Path(passthrough)):
         if names.is_passed_over(name := names.canonical(tensor.name)):
             sources[name] = tensor.source(name)
     model_dir.mkdir(parents=True, exist_ok=True)
     write_tensors(model_dir, list(sources.values()), max_shard_bytes=max_shard_bytes)
+
+
+def sources_of(model: nnx.Module) -> dict[str, Source]:
+    """What a model's published tensors are to be written from, by name; adapters are added to their kernels, layer by
+    layer."""
+    values = _Values(model)
+    return {parts[0].name: _source(values, parts) for parts in _by_name(slots_of(model))}
 
 
 def match(tensors: Iterable[Tensor], slots: Iterable[Slot], names: NameTable, model_dir: Path) -> dict[str, Tensor]:
@@ -122,12 +126,29 @@ def _by_name(slots: Iterable[Slot]) -> Iterable[list[Slot]]:
     return (sorted(group, key=lambda slot: slot.rows.start) for group in groups.values())
 
 
-def _source(flat: Mapping[ParamPath, jax.Array], slots: list[Slot]) -> Source:
+def _source(values: _Values, slots: list[Slot]) -> Source:
     """One published tensor, from the parameters that make it up."""
 
     def pieces() -> Iterator[np.ndarray]:
         for slot in slots:
-            value = flat[slot.path] if slot.layer is None else flat[slot.path][slot.layer]
-            yield slot.layout.write(np.asarray(value))
+            yield slot.layout.write(np.asarray(values.of(slot)))
 
-    return Source(slots[0].name, flat[slots[0].path].dtype, slots[0].shape, pieces)
+    return Source(slots[0].name, values.dtype(slots[0]), slots[0].shape, pieces)
+
+
+class _Values:
+    """The parameters of a model, layer by layer; kernels with what their adapters add."""
+
+    def __init__(self, model: Any) -> None:
+        flat = nnx.to_flat_state(nnx.state(model))
+        self._flat = {tuple(map(str, path)): variable.get_raw_value() for path, variable in flat}
+        self._adapters = {(*path.split("/"), "kernel"): lora for path, lora in adapters_of(model).items()}
+
+    def of(self, slot: Slot) -> jax.Array:
+        value = self._flat[slot.path]
+        value = value if slot.layer is None else value[slot.layer]
+        adapter = self._adapters.get(slot.path)
+        return value if adapter is None else value + adapter.product(slot.layer)
+
+    def dtype(self, slot: Slot) -> np.dtype:
+        return np.dtype(np.float32) if slot.path in self._adapters else self._flat[slot.path].dtype
