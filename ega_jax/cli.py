@@ -29,7 +29,7 @@ from ega_jax.errors import BadInputError
 COMMANDS = {
     "train": ("CONFIG [--run-dir DIR] [--FIELD VALUE ...]", "train an embedder, or go on with it"),
     "eval": ("RUN [--data DIR]", "score it as MMEB does; writes results.json and report.html"),
-    "convert": ("from-hf DIR OUT | to-hf RUN OUT", "published weights in and out"),
+    "convert": ("from-hf DIR OUT | to-hf RUN OUT | verify DIR FILE", "published weights in and out"),
     "data": ("prepare SRC OUT", "write data once, pictures inside, for fast random reading"),
     "report": ("RUN [RUN ...]", "write report.html again"),
 }

@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-from ega_jax.commands.common import DONE
+from ega_jax.commands.common import DONE, FAILED, say
 from ega_jax.conversion.dtypes import DtypeName
 from ega_jax.errors import BadInputError
 
@@ -54,6 +58,25 @@ class ToHf:
     """Where the weights that the run began with are now, if they were moved."""
     base_name: str | None = None
     """What the model card calls them, such as their name on the Hugging Face hub."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Compare the embeddings of a model with those that another implementation gave.
+
+    ega-jax convert verify models/llava reference.safetensors
+    """
+
+    model: Annotated[Path, tyro.conf.Positional]
+    """A model directory."""
+    reference: Annotated[Path, tyro.conf.Positional]
+    """What docs/make_reference.py wrote."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What is computed in."""
+    tolerance: float | None = None
+    """The largest difference of an entry that passes; by default 1e-4 in float32 and 3e-2 in bfloat16."""
+    batch_size: int = 8
+    """Items encoded at once."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -103,4 +126,25 @@ def _to_hf(arguments: Sequence[str]) -> int:
     return DONE
 
 
-_CONVERSIONS = {"from-hf": _from_hf, "to-hf": _to_hf}
+def _verify(arguments: Sequence[str]) -> int:
+    from ega_jax.conversion.verify import TOLERANCES, compare, read_reference
+
+    chosen = tyro.cli(Verify, args=arguments, prog="ega-jax convert verify")
+    tolerance = TOLERANCES[chosen.dtype] if chosen.tolerance is None else chosen.tolerance
+    reference = read_reference(chosen.reference)
+    differences = compare(chosen.model, reference, dtype=chosen.dtype, batch_size=chosen.batch_size)
+    table = Table("Item", "Images", "Cosine", "Largest difference", "", box=SIMPLE_HEAD)
+    for found in differences:
+        passes = found.largest <= tolerance  # not a number does not
+        cells = [escape(repr(found.text[:40])), str(found.images), f"{found.cosine:.7f}", f"{found.largest:.1e}"]
+        table.add_row(*cells, "equal" if passes else "DIFFERS")
+    Console().print(table)
+    wrong = sum(not found.largest <= tolerance for found in differences)
+    if wrong:
+        say(f"{wrong} of {len(differences)} items differ by more than {tolerance:g}")
+        return FAILED
+    print(f"all {len(differences)} items agree within {tolerance:g}")
+    return DONE
+
+
+_CONVERSIONS = {"from-hf": _from_hf, "to-hf": _to_hf, "verify": _verify}

@@ -25,10 +25,11 @@ model = PeftModel.from_pretrained(base, directory).base_model.model.eval()
 """
 _TRANSFORMERS = """\
 import torch
-{imports}from transformers import AutoModelForImageTextToText, AutoProcessor
+{imports}from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 
 directory = "."  # where these files are
 processor = AutoProcessor.from_pretrained(directory)  # needs torchvision
+processor.image_processor = AutoImageProcessor.from_pretrained(directory, backend="pil")  # as in training
 {load}
 
 def embed(text, images=()):
@@ -72,10 +73,8 @@ def model_card(run: TrainedRun, *, base_name: str | None = None, adapter: bool =
     ]
     if known:
         parts += [
-            f"With transformers{' and peft' if adapter else ''}:",
+            f"With transformers 5{' and peft' if adapter else ''}:",
             _code(_program(run, base or "", adapter)),
-            "These weights were trained on pictures that Pillow resized. Where transformers resizes by torchvision, "
-            "whose bicubic filter is slightly different, embeddings differ slightly too.",
         ]
     if run.config.model.base_only:
         parts.append(

@@ -1,5 +1,7 @@
 """A published checkpoint: a small LLaVA-OneVision that transformers has written, with a head of its own."""
 
+import json
+
 import torch
 import transformers
 
@@ -27,4 +29,5 @@ def write_published(directory, *, dtype=torch.float32, tied=False, seed=0):
     model.to(dtype).save_pretrained(directory)
     tokenizer.save(directory)
     transformers.LlavaOnevisionImageProcessorPil.from_dict(config.preprocessor_to_hf()).save_pretrained(directory)
+    (directory / "processor_config.json").write_text(json.dumps(config.processor_to_hf()))
     return directory
