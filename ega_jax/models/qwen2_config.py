@@ -99,7 +99,7 @@ def qwen2_from_hf(
     rope = {"rope_theta": hf.get("rope_theta"), **(hf.get("rope_scaling") or {}), **(hf.get("rope_parameters") or {})}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default" and not (mrope and kind == "mrope"):
-        raise BadInputError(f"config.json: {where[:-1]} has rotary scaling {kind!r}; only 'default' is built")
+        raise BadInputError(f"config.json: {where}rotary scaling {kind!r} is not supported; only 'default' is")
     sizes = {name: hf.get(name, default) for name, default in defaults.items() if name != "rope_theta"}
     config = Qwen2Config(
         **{**sizes, "num_key_value_heads": sizes["num_key_value_heads"] or sizes["num_attention_heads"]},

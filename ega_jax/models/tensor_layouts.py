@@ -64,21 +64,25 @@ class Transposed:
 
 class PatchKernel:
     """A convolution over square RGB patches that do not overlap: (row * column * colour, out) here, (out, 3, row,
-    column) in torch."""
+    column) in torch; over patches of several frames (frame * row * column * colour, out) and (out, 3, frame, row,
+    column)."""
 
     row_axis: int | None = None
 
+    def __init__(self, frames: int | None = None) -> None:
+        self._frames = () if frames is None else (frames,)
+
     def published_shape(self, shape: Shape) -> Shape:
-        side = math.isqrt(shape[0] // 3)
-        return shape[1], 3, side, side
+        side = math.isqrt(shape[0] // (3 * math.prod(self._frames)))
+        return shape[1], 3, *self._frames, side, side
 
     def read(self, tensor: Any, index: Index) -> np.ndarray:
-        kernel = tensor[:].transpose(2, 3, 1, 0)
+        kernel = np.moveaxis(tensor[:], (0, 1), (-1, -2))
         return kernel.reshape(-1, kernel.shape[-1])[index]
 
     def write(self, value: np.ndarray) -> np.ndarray:
-        out, colours, side, _ = self.published_shape(value.shape)
-        return value.reshape(side, side, colours, out).transpose(3, 2, 0, 1)
+        out, colours, *places = self.published_shape(value.shape)
+        return np.moveaxis(value.reshape(*places, colours, out), (-1, -2), (0, 1))
 
 
 AS_IS, TRANSPOSED, PATCH_KERNEL = AsIs(), Transposed(), PatchKernel()

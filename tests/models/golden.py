@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import torch
 from flax import nnx
 from PIL import Image
 from safetensors.numpy import load_file
@@ -109,6 +110,20 @@ def published(graphdef, state):
     with tempfile.TemporaryDirectory() as directory:
         ega_jax.models.save_weights(nnx.merge(graphdef, state), directory)
         return load_file(Path(directory) / "model.safetensors")
+
+
+def randomize(reference):
+    """Fills a torch model so that its every parameter, norms and biases too, matters."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in reference.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if "norm" in name or "ln_q" in name:
+                parameter.copy_(1 + 0.2 * noise if name.endswith("weight") else 0.2 * noise)
+            elif parameter.ndim == 1:
+                parameter.copy_(0.2 * noise)
+            else:
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
 
 
 def assert_gradients_close(got, expected, relative=1e-4):

@@ -76,16 +76,7 @@ def random_reference(config):
     model = transformers.LlavaOnevisionForConditionalGeneration(
         transformers.LlavaOnevisionConfig(**{k: v for k, v in hf.items() if k != "architectures"})
     ).eval()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            if "norm" in name:
-                parameter.copy_(1 + 0.2 * noise if name.endswith("weight") else 0.2 * noise)
-            elif parameter.ndim == 1:
-                parameter.copy_(0.2 * noise)
-            else:
-                parameter.copy_(noise / parameter[0].numel() ** 0.5)
+    golden.randomize(model)
     model.set_attn_implementation("eager")
     return model
 
