@@ -14,27 +14,27 @@ from ega_jax.training.config import (
     ValidationSettings,
 )
 
+_VISION = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+_TEXT = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
 _TINY = PRESETS["llava_onevision_tiny"]
 PRESETS["micro"] = dataclasses.replace(
     _TINY,
-    vision=dataclasses.replace(
-        _TINY.vision,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=16,
-        patch_size=8,
-    ),
-    text=dataclasses.replace(
-        _TINY.text,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-    ),
+    vision=dataclasses.replace(_TINY.vision, **_VISION, intermediate_size=24, image_size=16, patch_size=8),
+    text=dataclasses.replace(_TINY.text, **_TEXT),
     image=AnyresConfig(tile_size=16, grid_size=2, pinpoints=((16, 16), (16, 32), (32, 16), (32, 32))),
+)
+_QWEN2_VL = PRESETS["qwen2_vl_tiny"]
+PRESETS["micro_qwen2_vl"] = dataclasses.replace(
+    _QWEN2_VL,
+    vision=dataclasses.replace(_QWEN2_VL.vision, **_VISION, intermediate_size=32),
+    text=dataclasses.replace(_QWEN2_VL.text, **_TEXT, mrope_section=(2, 1, 1)),
+    image=dataclasses.replace(_QWEN2_VL.image, min_pixels=16 * 16, max_pixels=32 * 32),
 )
 
 config = TrainConfig(

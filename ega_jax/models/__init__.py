@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ega_jax.models.presets import save as save
     from ega_jax.models.qqmm import Qqmm as Qqmm
     from ega_jax.models.qqmm_config import QqmmConfig as QqmmConfig
+    from ega_jax.models.qwen2_vl import Qwen2Vl as Qwen2Vl
+    from ega_jax.models.qwen2_vl_config import Qwen2VlConfig as Qwen2VlConfig
     from ega_jax.models.weights import load_weights as load_weights
     from ega_jax.models.weights import save_weights as save_weights
 
@@ -39,6 +41,8 @@ _HOME = {
     "EmbeddingModel": "embedding_model",
     "Qqmm": "qqmm",
     "QqmmConfig": "qqmm_config",
+    "Qwen2Vl": "qwen2_vl",
+    "Qwen2VlConfig": "qwen2_vl_config",
     "AnyresConfig": "anyres",
     "Compute": "layers",
     "LlavaOnevision": "llava_onevision",
@@ -67,6 +71,8 @@ __all__ = [
     "LoraConfig",
     "Qqmm",
     "QqmmConfig",
+    "Qwen2Vl",
+    "Qwen2VlConfig",
     "add_lora",
     "build",
     "load",

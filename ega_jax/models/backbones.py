@@ -12,6 +12,10 @@ from ega_jax.models.qqmm import Qqmm
 from ega_jax.models.qqmm_config import QqmmConfig
 from ega_jax.models.qqmm_images import QqmmLayout
 from ega_jax.models.qqmm_presets import QQMM_PRESETS
+from ega_jax.models.qwen2_vl import Qwen2Vl
+from ega_jax.models.qwen2_vl_config import Qwen2VlConfig
+from ega_jax.models.qwen2_vl_images import Qwen2VlLayout
+from ega_jax.models.qwen2_vl_presets import QWEN2_VL_PRESETS
 
 BACKBONES: dict[str, Backbone] = {
     "llava_onevision": Backbone(
@@ -26,6 +30,12 @@ BACKBONES: dict[str, Backbone] = {
         layout=QqmmLayout,
         presets=QQMM_PRESETS,
         adds_image_token=True,
+    ),
+    "qwen2_vl": Backbone(
+        config=Qwen2VlConfig,
+        model=Qwen2Vl,
+        layout=Qwen2VlLayout,
+        presets=QWEN2_VL_PRESETS,
     ),
 }
 

@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
+from ega_jax.data import prompts
 from ega_jax.data.buckets import Bucket
 from ega_jax.data.processor import Processor
 from ega_jax.data.records import Side
@@ -32,17 +33,35 @@ SIDES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def processor():
-    return Processor(PRESETS["micro"], train_tokenizer(["words " * 3], 280), max_tokens=128)
+UNITS = {"micro": [0, 3, 3, 2, 0, 5], "micro_qwen2_vl": [0, 16, 12, 20, 0, 16]}
+"""By preset, the image slots that the sides take."""
+
+
+@pytest.fixture(scope="module", params=UNITS)
+def preset(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def model(processor):
-    tokenizer = processor._tokenizer
-    sized = PRESETS["micro"].with_vocabulary(
-        tokenizer.vocab_size, image_token_id=tokenizer.image_id, video_token_id=tokenizer.video_id
-    )
+def most(preset):
+    """Slots a row that hold any one of the sides."""
+    return max(UNITS[preset])
+
+
+@pytest.fixture(scope="module")
+def tokenizer(preset):
+    template = prompts.TEMPLATES[PRESETS[preset].model_type]
+    return train_tokenizer([f"words system {template.system}"] * 2, 340, visual=template.tokens)
+
+
+@pytest.fixture(scope="module")
+def processor(preset, tokenizer):
+    return Processor(PRESETS[preset], tokenizer, max_tokens=128)
+
+
+@pytest.fixture(scope="module")
+def model(preset, tokenizer):
+    sized = PRESETS[preset].with_vocabulary(tokenizer.vocab_size, **tokenizer.visual_ids)
     return build(sized, rngs=nnx.Rngs(0))
 
 
@@ -50,47 +69,48 @@ def embed(model, inputs):
     return np.asarray(jax.vmap(model.embed)(inputs)).reshape(-1, model.config.text.hidden_size)
 
 
-def test_embeddings_do_not_depend_on_neighbours_padding_or_groups(processor, model):
+def test_embeddings_do_not_depend_on_neighbours_padding_or_groups(processor, model, most):
     examples = [processor.prepare(side) for side in SIDES]
-    alone = np.concatenate([embed(model, processor.collate([e], Bucket(128, 5), 1)) for e in examples])
+    alone = np.concatenate([embed(model, processor.collate([e], Bucket(128, most), 1)) for e in examples])
     assert np.abs(np.subtract.outer(alone, alone)).max() > 0.1, "the sides must differ"
     for order, bucket, groups in [
-        ([0, 1, 2, 3, 4, 5], Bucket(128, 5), 1),
-        ([5, 3, 1, 0, 2, 4], Bucket(128, 5), 2),
-        ([2, 4, 0, 5, 1, 3], Bucket(128, 6), 3),
+        ([0, 1, 2, 3, 4, 5], Bucket(128, most), 1),
+        ([5, 3, 1, 0, 2, 4], Bucket(128, most), 2),
+        ([2, 4, 0, 5, 1, 3], Bucket(128, most + 1), 3),
     ]:
         together = embed(model, processor.collate([examples[i] for i in order], bucket, groups))
         np.testing.assert_allclose(together, alone[order], atol=2e-6)
 
 
-def test_an_empty_row_is_finite_and_changes_nothing(processor, model):
+def test_an_empty_row_is_finite_and_changes_nothing(processor, model, most):
+    bucket = Bucket(128, most)
     examples = [processor.prepare(side) for side in SIDES[:3]]
-    padded = embed(model, processor.collate([*examples, None], Bucket(128, 5), 1))
-    np.testing.assert_allclose(padded[:3], embed(model, processor.collate(examples, Bucket(128, 5), 1)), atol=2e-6)
+    padded = embed(model, processor.collate([*examples, None], bucket, 1))
+    np.testing.assert_allclose(padded[:3], embed(model, processor.collate(examples, bucket, 1)), atol=2e-6)
     assert np.isfinite(padded).all()
 
 
-def test_measure_foretells_prepare(processor):
+def test_measure_foretells_prepare(processor, preset):
     sizes = processor.measure(SIDES)
     examples = [processor.prepare(side) for side in SIDES]
     assert sizes.tokens.tolist() == [len(example.input_ids) for example in examples]
     assert sizes.units.tolist() == [example.images.units for example in examples]
-    assert sizes.units.tolist() == [0, 3, 3, 2, 0, 5]
+    assert sizes.units.tolist() == UNITS[preset]
 
 
-def test_refuses_what_does_not_fit(processor):
+def test_refuses_what_does_not_fit(processor, most):
     examples = [processor.prepare(side) for side in SIDES]
     with pytest.raises(ValueError, match="do not fit"):
-        processor.collate(examples, Bucket(16, 5), 1)
+        processor.collate(examples, Bucket(16, most), 1)
     with pytest.raises(ValueError, match="do not fit"):
         processor.collate(examples, Bucket(128, 1), 1)
 
 
-def test_long_text_loses_its_end_and_keeps_its_picture(processor):
-    short = Processor(PRESETS["micro"], processor._tokenizer, max_tokens=64)
+def test_long_text_loses_its_end_and_keeps_its_picture(processor, preset, tokenizer):
+    short = Processor(PRESETS[preset], tokenizer, max_tokens=64)
     example = short.prepare(Side(TOKEN + "word " * 200, (picture(30, 30, 0),)))
     assert len(example.input_ids) == 64
-    visual = example.input_ids == processor._tokenizer.image_id
-    assert visual.sum() == len(example.images.sources.index)
+    visual = example.input_ids == tokenizer.image_id
+    assert visual.sum() == sum(example.images.tokens_per_image) > 0
     closing = processor.prepare(Side("x")).input_ids[-4:]
     np.testing.assert_array_equal(example.input_ids[-4:], closing)
