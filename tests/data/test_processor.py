@@ -65,8 +65,13 @@ def model(preset, tokenizer):
     return build(sized, rngs=nnx.Rngs(0))
 
 
+@jax.jit
+def run(model, inputs):
+    return jax.vmap(model.embed)(inputs)
+
+
 def embed(model, inputs):
-    return np.asarray(jax.vmap(model.embed)(inputs)).reshape(-1, model.config.text.hidden_size)
+    return np.asarray(run(model, inputs)).reshape(-1, model.config.text.hidden_size)
 
 
 def test_embeddings_do_not_depend_on_neighbours_padding_or_groups(processor, model, most):
