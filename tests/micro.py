@@ -36,6 +36,13 @@ PRESETS["micro_qwen2_vl"] = dataclasses.replace(
     text=dataclasses.replace(_QWEN2_VL.text, **_TEXT, mrope_section=(2, 1, 1)),
     image=dataclasses.replace(_QWEN2_VL.image, min_pixels=16 * 16, max_pixels=32 * 32),
 )
+_QQMM = PRESETS["qqmm_tiny"]
+PRESETS["micro_qqmm"] = dataclasses.replace(
+    _QQMM,
+    vision=dataclasses.replace(_QQMM.vision, **_VISION, intermediate_size=32),
+    text=dataclasses.replace(_QQMM.text, **_TEXT),
+    image=dataclasses.replace(_QQMM.image, enlarge_to=None, longest_edge=48),
+)
 
 config = TrainConfig(
     steps=12,

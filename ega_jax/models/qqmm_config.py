@@ -9,65 +9,36 @@ from typing import Any, ClassVar
 
 from ega_jax.errors import BadInputError
 from ega_jax.models.navit import NavitConfig
+from ega_jax.models.patch_config import PatchBackboneConfig
 from ega_jax.models.published_config import expect
 from ega_jax.models.qqmm_images import QqmmImageConfig
 from ega_jax.models.qqmm_names import MOST_PROJECTION_LAYERS
-from ega_jax.models.qwen2_config import Qwen2Config, qwen2_from_hf, qwen2_to_hf
+from ega_jax.models.qwen2_config import qwen2_from_hf, qwen2_to_hf
 
 _PREPROCESSOR = "preprocessor_config.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class QqmmConfig:
+class QqmmConfig(PatchBackboneConfig):
     """Sizes and rules of the whole model.
 
-    Attributes:
-      vision, text: the tower and the decoder.
-      image: how pictures become patches (host side); its patch size is the tower's.
-      image_token_id: the placeholder of visual tokens.
+    Attributes (besides `PatchBackboneConfig`'s):
       projection_layers: linear maps between the two.
       share_image_positions: all tokens of a picture have one rotary position.
     """
 
     model_type: ClassVar[str] = "qqmm"
 
-    vision: NavitConfig
-    text: Qwen2Config
     image: QqmmImageConfig
-    image_token_id: int
     projection_layers: int = 2
     share_image_positions: bool = True
 
     def __post_init__(self) -> None:
-        if self.image.patch_size != self.vision.patch_size:
-            raise BadInputError(
-                f"image patches of {self.image.patch_size} px do not fit a tower of {self.vision.patch_size} px"
-            )
-        if self.vision.intermediate_size % self.vision.hidden_size:
-            raise BadInputError(
-                f"vision intermediate_size={self.vision.intermediate_size} is not a multiple of "
-                f"hidden_size={self.vision.hidden_size}: config.json tells their ratio alone"
-            )
+        super().__post_init__()
         if not 1 <= self.projection_layers <= MOST_PROJECTION_LAYERS:
             raise BadInputError(
                 f"a projection of {self.projection_layers} layers is not supported; 1 to {MOST_PROJECTION_LAYERS} are"
             )
-
-    def with_vocabulary(self, vocab_size: int, *, image_token_id: int, video_token_id: int) -> QqmmConfig:
-        """The same model over another vocabulary. There is no token for videos."""
-        del video_token_id
-        text = dataclasses.replace(self.text, vocab_size=vocab_size)
-        return dataclasses.replace(self, text=text, image_token_id=image_token_id)
-
-    def with_resolution(self, *, max_tiles: int | None, base_only: bool) -> QqmmConfig:
-        """The model itself.
-
-        Raises:
-          BadInputError: tiles are spoken of; there are none.
-        """
-        if max_tiles is not None or base_only:
-            raise BadInputError("model.max_tiles and model.base_only speak of tiles, which QQMM does not have")
-        return self
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None) -> QqmmConfig:

@@ -8,27 +8,24 @@ from typing import Any, ClassVar
 
 from ega_jax.errors import BadInputError
 from ega_jax.models.navit import NavitConfig
+from ega_jax.models.patch_config import PatchBackboneConfig
 from ega_jax.models.published_config import expect
-from ega_jax.models.qwen2_config import Qwen2Config, qwen2_from_hf, qwen2_to_hf
+from ega_jax.models.qwen2_config import qwen2_from_hf, qwen2_to_hf
 from ega_jax.models.qwen2_vl_images import Qwen2VlImageConfig
 from ega_jax.models.qwen2_vl_names import FRAMES
 
 
 @dataclasses.dataclass(frozen=True)
-class Qwen2VlConfig:
+class Qwen2VlConfig(PatchBackboneConfig):
     """Sizes and rules of the whole model.
 
-    Attributes:
-      vision, text: the tower and the decoder.
-      image: how pictures become patches (host side); its patch size is the tower's.
-      image_token_id, video_token_id: the placeholders of visual tokens.
+    Attributes (besides `PatchBackboneConfig`'s):
+      video_token_id: the placeholder of a video's visual tokens.
       vision_start_token_id, vision_end_token_id: what stands around a picture's.
     """
 
     model_type: ClassVar[str] = "qwen2_vl"
 
-    vision: NavitConfig
-    text: Qwen2Config
     image: Qwen2VlImageConfig
     image_token_id: int = 151655
     video_token_id: int = 151656
@@ -36,31 +33,9 @@ class Qwen2VlConfig:
     vision_end_token_id: int = 151653
 
     def __post_init__(self) -> None:
-        if self.image.patch_size != self.vision.patch_size:
-            raise BadInputError(
-                f"image patches of {self.image.patch_size} px do not fit a tower of {self.vision.patch_size} px"
-            )
+        super().__post_init__()
         if self.text.mrope_section is None or self.vision.frames != FRAMES:
             raise BadInputError(f"Qwen2-VL needs a decoder with an mrope_section, and patches of {FRAMES} frames")
-        if self.vision.intermediate_size % self.vision.hidden_size:
-            raise BadInputError(
-                f"vision intermediate_size={self.vision.intermediate_size} is not a multiple of "
-                f"hidden_size={self.vision.hidden_size}: config.json tells their ratio alone"
-            )
-
-    def with_vocabulary(self, vocab_size: int, **token_ids: Any) -> Qwen2VlConfig:
-        """The same model over another vocabulary: `image_token_id=...` and the other tokens."""
-        return dataclasses.replace(self, text=dataclasses.replace(self.text, vocab_size=vocab_size), **token_ids)
-
-    def with_resolution(self, *, max_tiles: int | None, base_only: bool) -> Qwen2VlConfig:
-        """The model itself.
-
-        Raises:
-          BadInputError: tiles are spoken of; there are none.
-        """
-        if max_tiles is not None or base_only:
-            raise BadInputError("model.max_tiles and model.base_only speak of tiles, which Qwen2-VL does not have")
-        return self
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None) -> Qwen2VlConfig:

@@ -33,7 +33,7 @@ SIDES = [
 ]
 
 
-UNITS = {"micro": [0, 3, 3, 2, 0, 5], "micro_qwen2_vl": [0, 16, 12, 20, 0, 16]}
+UNITS = {"micro": [0, 3, 3, 2, 0, 5], "micro_qqmm": [0, 12, 12, 20, 0, 16], "micro_qwen2_vl": [0, 16, 12, 20, 0, 16]}
 """By preset, the image slots that the sides take."""
 
 
@@ -51,12 +51,12 @@ def most(preset):
 @pytest.fixture(scope="module")
 def tokenizer(preset):
     template = prompts.TEMPLATES[PRESETS[preset].model_type]
-    return train_tokenizer([f"words system {template.system}"] * 2, 340, visual=template.tokens)
+    return train_tokenizer([f"words system {template.system}"] * 2, 900, visual=template.tokens)
 
 
 @pytest.fixture(scope="module")
 def processor(preset, tokenizer):
-    return Processor(PRESETS[preset], tokenizer, max_tokens=128)
+    return Processor(PRESETS[preset], tokenizer, max_tokens=256)
 
 
 @pytest.fixture(scope="module")
@@ -76,19 +76,19 @@ def embed(model, inputs):
 
 def test_embeddings_do_not_depend_on_neighbours_padding_or_groups(processor, model, most):
     examples = [processor.prepare(side) for side in SIDES]
-    alone = np.concatenate([embed(model, processor.collate([e], Bucket(128, most), 1)) for e in examples])
+    alone = np.concatenate([embed(model, processor.collate([e], Bucket(256, most), 1)) for e in examples])
     assert np.abs(np.subtract.outer(alone, alone)).max() > 0.1, "the sides must differ"
     for order, bucket, groups in [
-        ([0, 1, 2, 3, 4, 5], Bucket(128, most), 1),
-        ([5, 3, 1, 0, 2, 4], Bucket(128, most), 2),
-        ([2, 4, 0, 5, 1, 3], Bucket(128, most + 1), 3),
+        ([0, 1, 2, 3, 4, 5], Bucket(256, most), 1),
+        ([5, 3, 1, 0, 2, 4], Bucket(256, most), 2),
+        ([2, 4, 0, 5, 1, 3], Bucket(256, most + 1), 3),
     ]:
         together = embed(model, processor.collate([examples[i] for i in order], bucket, groups))
         np.testing.assert_allclose(together, alone[order], atol=2e-6)
 
 
 def test_an_empty_row_is_finite_and_changes_nothing(processor, model, most):
-    bucket = Bucket(128, most)
+    bucket = Bucket(256, most)
     examples = [processor.prepare(side) for side in SIDES[:3]]
     padded = embed(model, processor.collate([*examples, None], bucket, 1))
     np.testing.assert_allclose(padded[:3], embed(model, processor.collate(examples, bucket, 1)), atol=2e-6)
@@ -108,13 +108,13 @@ def test_refuses_what_does_not_fit(processor, most):
     with pytest.raises(ValueError, match="do not fit"):
         processor.collate(examples, Bucket(16, most), 1)
     with pytest.raises(ValueError, match="do not fit"):
-        processor.collate(examples, Bucket(128, 1), 1)
+        processor.collate(examples, Bucket(256, 1), 1)
 
 
 def test_long_text_loses_its_end_and_keeps_its_picture(processor, preset, tokenizer):
-    short = Processor(PRESETS[preset], tokenizer, max_tokens=64)
+    short = Processor(PRESETS[preset], tokenizer, max_tokens=128)
     example = short.prepare(Side(TOKEN + "word " * 200, (picture(30, 30, 0),)))
-    assert len(example.input_ids) == 64
+    assert len(example.input_ids) == 128
     visual = example.input_ids == tokenizer.image_id
     assert visual.sum() == sum(example.images.tokens_per_image) > 0
     closing = processor.prepare(Side("x")).input_ids[-4:]

@@ -1,0 +1,53 @@
+"""What the configs of backbones with packed patches share."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Self
+
+from ega_jax.errors import BadInputError
+from ega_jax.models.navit import NavitConfig
+from ega_jax.models.qwen2_config import Qwen2Config
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchBackboneConfig:
+    """A NaViT tower and a Qwen2 decoder.
+
+    Attributes:
+      vision, text: the tower and the decoder.
+      image: how pictures become patches (host side); its patch size is the tower's.
+      image_token_id: the placeholder of visual tokens.
+    """
+
+    vision: NavitConfig
+    text: Qwen2Config
+    image: Any
+    image_token_id: int
+
+    def __post_init__(self) -> None:
+        if self.image.patch_size != self.vision.patch_size:
+            raise BadInputError(
+                f"image patches of {self.image.patch_size} px do not fit a tower of {self.vision.patch_size} px"
+            )
+        if self.vision.intermediate_size % self.vision.hidden_size:
+            raise BadInputError(
+                f"vision intermediate_size={self.vision.intermediate_size} is not a multiple of "
+                f"hidden_size={self.vision.hidden_size}: config.json tells their ratio alone"
+            )
+
+    def with_vocabulary(self, vocab_size: int, **token_ids: Any) -> Self:
+        """The same model over another vocabulary; the ids of tokens that it does not speak of are left aside."""
+        known = {field.name for field in dataclasses.fields(self)}
+        token_ids = {name: token_id for name, token_id in token_ids.items() if name in known}
+        return dataclasses.replace(self, text=dataclasses.replace(self.text, vocab_size=vocab_size), **token_ids)
+
+    def with_resolution(self, *, max_tiles: int | None, base_only: bool) -> Self:
+        """The model itself.
+
+        Raises:
+          BadInputError: tiles are spoken of; there are none.
+        """
+        if max_tiles is not None or base_only:
+            raise BadInputError("model.max_tiles and model.base_only speak of tiles, which this backbone does not have")
+        return self
