@@ -21,7 +21,7 @@ from ega_jax.training.checkpoint import Checkpoints
 from ega_jax.training.config import MeshSettings, ModelSettings, TrainConfig, from_json
 from ega_jax.training.optimizer import split_frozen
 from ega_jax.training.setup import MODEL, Setup, make_setup, starting_parameters
-from ega_jax.training.sharding import BATCH, batch_devices, batch_sharding, parameter_shardings
+from ega_jax.training.sharding import BATCH, batch_devices, batch_sharding, parameter_shardings, replicated
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float32
@@ -87,9 +87,13 @@ class Embedder:
         """The model of a setup with these weights."""
         sharding = batch_sharding(setup.mesh)
 
-        @jax.jit
+        # Every process gets all embeddings: each ranks the same queries.
+        @functools.partial(jax.jit, out_shardings=replicated(setup.mesh))
         def embed(parameters: Parameters, inputs: Any) -> Array:
             return embed_groups(functools.partial(setup.functional.embed, parameters), inputs, setup.mesh, BATCH)
+
+        def place(x: np.ndarray) -> Array:
+            return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
         return cls(
             embed,
@@ -97,7 +101,7 @@ class Embedder:
             setup.processor,
             setup.buckets,
             batch_devices(setup.mesh),
-            lambda inputs: jax.device_put(inputs, sharding),
+            functools.partial(jax.tree.map, place),
         )
 
     def with_parameters(self, parameters: Parameters) -> Embedder:

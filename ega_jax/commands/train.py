@@ -7,15 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import jax
 import tyro
 
 from ega_jax.commands.common import DONE, FAILED, STOPPED, first_positional, say, select, tell_skipped
-from ega_jax.data.directory import GLYPHS
+from ega_jax.data.directory import GLYPHS, data_directory
+from ega_jax.data.mmeb import find_subsets, read_eval, read_train
+from ega_jax.embedder import Embedder
 from ega_jax.errors import BadInputError
-from ega_jax.training.config import TrainConfig, load_experiment
+from ega_jax.evaluation import evaluate
+from ega_jax.training.config import TrainConfig, load_experiment, to_json
+from ega_jax.training.distributed import DistributedError, Processes, first_alone, join, require_agreement
+from ega_jax.training.progress import Progress
+from ega_jax.training.train import SCORE, TrainingError, train
 
 if TYPE_CHECKING:
-    from ega_jax.embedder import Embedder
     from ega_jax.models.functional import Parameters
     from ega_jax.training.setup import Setup
 
@@ -32,15 +38,12 @@ class Train:
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     run_dir: Path
     """Where everything of the run goes."""
+    processes: Processes = dataclasses.field(default_factory=Processes)
+    """How several processes become one run; one alone needs nothing."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Trains an experiment: a Python file that binds `config = TrainConfig(...)`."""
-    from ega_jax.data.directory import data_directory
-    from ega_jax.data.mmeb import find_subsets, read_train
-    from ega_jax.training.progress import Progress
-    from ega_jax.training.train import TrainingError, train
-
     path, rest = first_positional(arguments, "a config file, such as configs/glyphs.py")
 
     default: Any = tyro.MISSING  # only help is asked for
@@ -49,8 +52,19 @@ def run(arguments: Sequence[str]) -> int:
     chosen = tyro.cli(Train, args=rest, default=default, prog="ega-jax train CONFIG")
     config = chosen.config
 
-    progress = Progress()
-    directory = data_directory(config.data.directory, config.seed)
+    try:
+        join(chosen.processes)
+        require_agreement({"the config": to_json(config), "the number of devices": str(jax.local_device_count())})
+        return _train(config, chosen.run_dir)
+    except (DistributedError, TrainingError) as error:
+        say(str(error))
+        return FAILED
+
+
+def _train(config: TrainConfig, run_dir: Path) -> int:
+    progress = Progress(silent=jax.process_index() != 0)
+    with first_alone("data"):
+        directory = data_directory(config.data.directory, config.seed)
     found = [info.name for info in find_subsets(directory, "train")]
     names = select(found, config.data.subsets, directory)
     if absent := sorted(set(config.data.weights) - set(found)):
@@ -64,21 +78,18 @@ def run(arguments: Sequence[str]) -> int:
     if not any(map(len, subsets)):
         raise BadInputError(f"{directory}: no training rows; expected DIR/<subset>/original*.parquet or .jsonl")
     progress.note(f"{sum(map(len, subsets)):,} rows of {len(subsets)} subsets in {directory}")
-    try:
-        summary = train(
-            config,
-            chosen.run_dir,
-            [subset for subset in subsets if len(subset)],
-            validate=_validator(directory, names, config),
-            progress=progress,
-        )
-    except TrainingError as error:
-        say(str(error))
-        return FAILED
+    summary = train(
+        config,
+        run_dir,
+        [subset for subset in subsets if len(subset)],
+        validate=_validator(directory, names, config),
+        progress=progress,
+    )
     if summary.stopped_by:
         say(f"stopped by {summary.stopped_by} after step {summary.steps}; start the same command again to go on")
         return STOPPED
-    print(f"trained {summary.steps} steps: {chosen.run_dir}")
+    if jax.process_index() == 0:
+        print(f"trained {summary.steps} steps: {run_dir}")
     return DONE
 
 
@@ -91,11 +102,6 @@ def _validator(
     directory: Path, names: Sequence[str], config: TrainConfig
 ) -> Callable[[Setup, Parameters], Mapping[str, float]] | None:
     """What `train` calls to score weights on the validation rows, or None where there are none."""
-    from ega_jax.data.mmeb import find_subsets, read_eval
-    from ega_jax.embedder import Embedder
-    from ega_jax.evaluation import evaluate
-    from ega_jax.training.train import SCORE
-
     held_out = [info.name for info in find_subsets(directory, "validation") if info.name in names]
     if not held_out or config.validation.every is None:
         return None

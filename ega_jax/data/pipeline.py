@@ -1,7 +1,8 @@
 """Batches: what a step trains on, as arrays, prepared ahead of it by grain.
 
-Element `step` of `TrainingBatches` is a pure function of the data, the seed and the step. So the state of the iterator
-is one number, the restart after a kill is exact, and threads or processes change nothing but the speed.
+Element `step` of `TrainingBatches` is a pure function of the data, the seed and the step. So the step is all that a
+checkpoint needs to know of the data, the restart after a kill is exact, and threads or processes change nothing but the
+speed.
 """
 
 from __future__ import annotations
@@ -44,8 +45,7 @@ class TrainingBatches:
         weights: Sequence[float] | None = None,
         negatives_per_query: int | None = None,
         groups: int = 1,
-        process_index: int = 0,
-        process_count: int = 1,
+        local_groups: Sequence[int] | None = None,
         progress: Callable[[int], None] = lambda rows: None,
     ) -> None:
         """
@@ -57,16 +57,15 @@ class TrainingBatches:
           batch_size, sub_batch_size, seed, mixing_exponent, weights: see `Mixture`.
           negatives_per_query: see `make_plan`.
           groups: parts of the global batch that are encoded by themselves; divides `batch_size`.
-          process_index, process_count: this process prepares the `process_index`-th of `process_count` equal,
-            contiguous parts of the groups.
+          local_groups: those of the groups that this process prepares, ascending; None prepares all.
           progress: called with numbers of rows as they are indexed.
 
         Raises:
           ValueError: the sizes do not divide.
           BadRecordError: an image's header cannot be read.
         """
-        if batch_size % groups or groups % process_count:
-            raise ValueError(f"batch size {batch_size}, groups {groups} and processes {process_count} do not divide")
+        if batch_size % groups:
+            raise ValueError(f"batch size {batch_size} does not divide into {groups} groups")
         self._subsets, self._processor, self._buckets = subsets, processor, buckets
         self._steps, self._groups, self._negatives_per_query = steps, groups, negatives_per_query
         self._index = [indexed(subset, processor, progress) for subset in subsets]
@@ -79,8 +78,7 @@ class TrainingBatches:
             exponent=mixing_exponent,
             weights=weights,
         )
-        here = groups // process_count
-        self._local_groups = range(process_index * here, (process_index + 1) * here)
+        self._local_groups = range(groups) if local_groups is None else local_groups
 
     def __len__(self) -> int:
         return self._steps
@@ -156,10 +154,10 @@ class TrainingBatches:
         return examples
 
 
-def prefetched(batches: TrainingBatches, *, threads: int, prefetch: int) -> grain.IterDataset:
-    """The batches in order, prepared ahead on threads."""
+def prefetched(batches: TrainingBatches, *, start: int = 0, threads: int, prefetch: int) -> grain.DatasetIterator:
+    """The batches from step `start` on, prepared ahead on threads. To be closed."""
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
-    return grain.MapDataset.source(batches).to_iter_dataset(options)
+    return iter(grain.MapDataset.source(batches)[start:].to_iter_dataset(options))
 
 
 def global_groups(devices: int, batch_size: int, chunk_size: int | None) -> int:

@@ -1,7 +1,8 @@
 """Checkpoints: everything that a run needs to go on as if it had never stopped. The only file that knows orbax.
 
-A checkpoint holds the parts of the state (dicts of arrays), the data iterator and the validation score. Orbax writes it
-under a temporary name and renames it, so one that bears its number is whole; a manifest of file hashes is then laid
+A checkpoint holds the parts of the state (dicts of arrays) and the validation score. Of the data it needs nothing but
+the step, which is in the state: a batch is a pure function of it, at any number of processes and threads. Orbax writes
+it under a temporary name and renames it, so one that bears its number is whole; a manifest of file hashes is then laid
 beside it, because orbax itself restores a flipped byte without a word.
 """
 
@@ -18,13 +19,14 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from ega_jax.errors import BadInputError
+from ega_jax.training.distributed import first_alone
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from ega_jax.training.config import CheckpointSettings
 
-_SCORE, _DATA = "score", "data"
+_SCORE = "score"
 _MANIFESTS = "manifests"
 
 
@@ -60,13 +62,12 @@ class Checkpoints:
             cleanup_tmp_directories=not reading,  # what a killed process had begun
         )
 
-    def save(self, step: int, state: dict[str, Any], iterator: Any, score: float | None = None) -> None:
+    def save(self, step: int, state: dict[str, Any], score: float | None = None) -> None:
         """Writes the checkpoint of `step`, and drops those that the settings do not keep.
 
         Args:
           step: updates done.
           state: its parts by name, each a tree of arrays.
-          iterator: the grain iterator, whose next batch is that of `step`.
           score: the validation score, the higher the better.
 
         Raises:
@@ -75,7 +76,7 @@ class Checkpoints:
         self.require_space(state)
         self._checkpointer.save_checkpointables(
             step,
-            {**_parts(state), _DATA: iterator},
+            _parts(state),
             metrics=None if score is None else {_SCORE: score},
             force=True,
         )
@@ -85,22 +86,22 @@ class Checkpoints:
                 if not (self.directory / manifest.stem).exists():
                     manifest.unlink()
 
-    def restore(self, abstract_state: dict[str, Any], iterator: Any = None, step: int | None = None) -> dict[str, Any]:
+    def restore(self, abstract_state: dict[str, Any], step: int | None = None) -> dict[str, Any]:
         """Parts of the state of the checkpoint of `step` (the latest by default).
 
         Args:
           abstract_state: the parts wanted: trees of `jax.ShapeDtypeStruct` with the shardings to restore to, of which
             the checkpoint may know nothing.
-          iterator: a grain iterator over the same data, to be set to where it was; None leaves the data alone.
           step: which checkpoint.
 
         Raises:
           BadInputError: there is no such checkpoint, or a file of it is missing or not what was written.
         """
         step = self._existing(step)
-        self.verify(step)
-        wanted = _parts(abstract_state) | ({} if iterator is None else {_DATA: iterator})
-        found = self._checkpointer.load_checkpointables(step, wanted)
+        with first_alone("the checkpoint's hashes"):
+            if jax.process_index() == 0:
+                self.verify(step)
+        found = self._checkpointer.load_checkpointables(step, _parts(abstract_state))
         return {name: found.get(name, part) for name, part in abstract_state.items()}
 
     @property

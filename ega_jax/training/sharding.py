@@ -99,5 +99,14 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH))
 
 
+def local_groups(mesh: jax.sharding.Mesh, groups: int) -> list[int]:
+    """Which of the groups of a batch this process's devices hold, ascending.
+
+    Not always neighbours: a mesh follows the wiring of its chips, not the numbers of the processes.
+    """
+    slices = batch_sharding(mesh).addressable_devices_indices_map((groups,))
+    return sorted({group for (part,) in slices.values() for group in range(*part.indices(groups))})
+
+
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())

@@ -15,11 +15,12 @@ from jax.sharding import PartitionSpec as P
 from ega_jax.losses import ega_loss
 from ega_jax.models.functional import embed_groups
 from ega_jax.training.optimizer import split_frozen
-from ega_jax.training.sharding import BATCH, batch_devices, batch_sharding, replicated
+from ega_jax.training.sharding import BATCH, batch_devices, batch_sharding, local_groups, replicated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from jaxtyping import Array, Float
 
     from ega_jax.losses import LossStats
@@ -156,11 +157,28 @@ def state_shardings(abstract_state: State, parameters: Mapping[str, NamedShardin
 
 
 def to_global(batch: Mapping[str, Any], mesh: jax.sharding.Mesh) -> dict[str, Any]:
-    """This process's arrays of a batch as global ones: inputs split over the batch axes, labels on every device."""
-    place = jax.make_array_from_process_local_data
+    """This process's arrays of a batch as global ones: inputs split over the batch axes, labels on every device.
+
+    Args:
+      batch: from `ega_jax.data.pipeline`, with the groups that `sharding.local_groups` gives this process.
+      mesh: the devices.
+    """
+    devices = batch_devices(mesh)
+    share = len(local_groups(mesh, devices))
+
+    def split(x: np.ndarray) -> Array:
+        groups = len(x) * devices // share
+        places = {group: place for place, group in enumerate(local_groups(mesh, groups))}
+
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            first, last, _ = index[0].indices(groups)
+            return x[places[first] : places[first] + last - first]
+
+        return jax.make_array_from_callback((groups, *x.shape[1:]), batch_sharding(mesh), part)
+
     return {
-        name: jax.tree.map(lambda x: place(batch_sharding(mesh), x), value)
+        name: jax.tree.map(split, value)
         if name in ("queries", "targets")
-        else place(replicated(mesh), value)
+        else jax.make_array_from_process_local_data(replicated(mesh), value)
         for name, value in batch.items()
     }

@@ -21,12 +21,13 @@ from ega_jax.data.records import TrainRows
 from ega_jax.errors import BadInputError
 from ega_jax.training.checkpoint import Checkpoints
 from ega_jax.training.config import TrainConfig, from_json, to_json
+from ega_jax.training.distributed import first_alone
 from ega_jax.training.interrupt import Interrupt
 from ega_jax.training.metrics import make_writers
 from ega_jax.training.optimizer import make_optimizer
 from ega_jax.training.progress import Progress
 from ega_jax.training.setup import MODEL, Setup, make_setup, starting_parameters, write_model_directory
-from ega_jax.training.sharding import batch_devices, parameter_shardings
+from ega_jax.training.sharding import batch_devices, local_groups, parameter_shardings
 from ega_jax.training.step import State, initial_state, state_shardings, to_global, train_step
 
 if TYPE_CHECKING:
@@ -87,10 +88,11 @@ def train(
         ]
 
     # ---------------------------------------------------------------- the run directory: new, or the same experiment
-    claim_run_directory(config, run_dir)
-    if not (run_dir / MODEL).exists():
-        progress.note("training a tokenizer" if config.model.weights is None else "reading the model directory")
-        write_model_directory(config, run_dir / MODEL, lambda: texts_of(subsets))
+    with first_alone("the run directory"):
+        claim_run_directory(config, run_dir)
+        if not (run_dir / MODEL).exists():
+            progress.note("training a tokenizer" if config.model.weights is None else "reading the model directory")
+            write_model_directory(config, run_dir / MODEL, lambda: texts_of(subsets))
     setup = make_setup(config, run_dir / MODEL)
     functional, mesh = setup.functional, setup.mesh
 
@@ -108,11 +110,9 @@ def train(
         weights=[config.data.weights.get(subset.info.name, 1.0) for subset in subsets],
         seed=config.seed,
         groups=groups,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        local_groups=local_groups(mesh, groups),
         progress=progress.counter("indexing rows", sum(map(len, subsets))),
     )
-    iterator = iter(prefetched(batches, threads=config.data.threads, prefetch=config.data.prefetch))
 
     # ---------------------------------------------------------------- optimizer and update
     optimizer, learning_rate = make_optimizer(config.optimizer, config.steps)
@@ -126,7 +126,7 @@ def train(
     resumed_from = checkpoints.latest
     if resumed_from is not None:
         progress.note(f"going on from the checkpoint of step {resumed_from}")
-        state = checkpoints.restore(abstract_state, iterator)
+        state = checkpoints.restore(abstract_state)
     else:
         make_state = functools.partial(initial_state, optimizer=optimizer, frozen=config.model.frozen)
         state = jax.jit(make_state, out_shardings=shardings)(starting_parameters(config, setup))
@@ -135,6 +135,7 @@ def train(
 
     # ---------------------------------------------------------------- the loop
     done = int(state["step"])
+    iterator = prefetched(batches, start=done, threads=config.data.threads, prefetch=config.data.prefetch)
     logged: dict[str, float] = {}
     stopped_by = None
     rate = Rate(done)
@@ -158,13 +159,12 @@ def train(
                     scores = validate(setup, {**state["trained"], **state["frozen"]})
                 write(writers, done, scores)
                 score = scores[SCORE]
-            stopped_by = interrupt.requested if not last else None
+            stopped_by = interrupt.requested(done) if not last else None
             if validating or stopped_by is not None or due(done, config.checkpoint.every, last):
-                # NOTE: after the metrics of this step and before the next batch is taken, so that what is saved is
-                # exactly what has happened: lines up to this step, batches up to this step.
+                # NOTE: after the metrics of this step, so that what is saved has been told.
                 refuse_non_finite(metrics, done)
                 with rate.paused():
-                    checkpoints.save(done, state, iterator, score)
+                    checkpoints.save(done, state, score)
             advance(done, logged)
     for writer in writers:
         writer.close()
