@@ -77,25 +77,23 @@ def arguments(processes: Processes, environment: Mapping[str, str]) -> dict[str,
     """
     if processes.join == "never":
         return None
-    given = {
-        "coordinator": processes.coordinator or environment.get("JAX_COORDINATOR_ADDRESS"),
-        "count": processes.count if processes.count is not None else _integer(environment, "JAX_NUM_PROCESSES"),
-        "index": processes.index if processes.index is not None else _integer(environment, "JAX_PROCESS_ID"),
-    }
-    if all(value is not None for value in given.values()):
-        count, index = given["count"], given["index"]
+    coordinator = processes.coordinator or environment.get("JAX_COORDINATOR_ADDRESS")
+    count = processes.count if processes.count is not None else _integer(environment, "JAX_NUM_PROCESSES")
+    index = processes.index if processes.index is not None else _integer(environment, "JAX_PROCESS_ID")
+    if coordinator is not None and count is not None and index is not None:
         if not 0 <= index < count:
             raise BadInputError(f"processes.index {index} is none of {count} processes: they count from 0")
         if count == 1:
             return None
         return {
-            "coordinator_address": given["coordinator"],
+            "coordinator_address": coordinator,
             "num_processes": count,
             "process_id": index,
             # Without it JAX looks for a cluster all the same, and takes one device of it.
             "cluster_detection_method": "deactivate",
         }
-    if given["count"] is not None or given["index"] is not None:
+    if count is not None or index is not None:
+        given = {"coordinator": coordinator, "count": count, "index": index}
         missing = [name for name, value in given.items() if value is None]
         raise BadInputError(f"processes.{', processes.'.join(missing)} is missing: give coordinator, count and index")
     tasks = _integer(environment, "SLURM_NTASKS")

@@ -104,8 +104,8 @@ def local_groups(mesh: jax.sharding.Mesh, groups: int) -> list[int]:
 
     Not always neighbours: a mesh follows the wiring of its chips, not the numbers of the processes.
     """
-    slices = batch_sharding(mesh).addressable_devices_indices_map((groups,))
-    return sorted({group for (part,) in slices.values() for group in range(*part.indices(groups))})
+    slices = [index[0] for index in batch_sharding(mesh).addressable_devices_indices_map((groups,)).values() if index]
+    return sorted({group for part in slices for group in range(*part.indices(groups))})
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:

@@ -170,7 +170,7 @@ def to_global(batch: Mapping[str, Any], mesh: jax.sharding.Mesh) -> dict[str, An
         groups = len(x) * devices // share
         places = {group: place for place, group in enumerate(local_groups(mesh, groups))}
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             first, last, _ = index[0].indices(groups)
             return x[places[first] : places[first] + last - first]
 
