@@ -28,8 +28,8 @@ QQMM_PRESETS: dict[str, QqmmConfig] = {
         image=QqmmImageConfig(),
         image_token_id=151646,
     ),
-    # The same code with small numbers: trains from scratch on two CPU cores. Pictures keep their size, of about 8 x 8
-    # patches; the vocabulary is the tokenizer's.
+    # The same code with small numbers: trains from scratch on two CPU cores. A picture of 32 px becomes 6 x 6 patches,
+    # one of 64 px 8 x 8; the vocabulary is the tokenizer's.
     "qqmm_tiny": QqmmConfig(
         vision=NavitConfig(
             hidden_size=96,
@@ -51,12 +51,12 @@ QQMM_PRESETS: dict[str, QqmmConfig] = {
         ),
         image=QqmmImageConfig(
             patch_size=8,
-            enlarge_to=None,
+            enlarge_to=48,
             shortest_edge=16,
-            longest_edge=96,
-            max_patches=144,
-            max_row_patches=256,
-            min_resized_patches=16,
+            longest_edge=128,
+            max_patches=256,
+            max_row_patches=512,
+            min_resized_patches=36,
         ),
         image_token_id=510,
     ),
