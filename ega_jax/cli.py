@@ -30,7 +30,7 @@ COMMANDS = {
     "train": ("CONFIG [--run-dir DIR] [--FIELD VALUE ...]", "train an embedder, or go on with it"),
     "eval": ("RUN [--data DIR]", "score it as MMEB does; writes results.json and report.html"),
     "convert": ("from-hf DIR OUT | to-hf RUN OUT | verify DIR FILE", "published weights in and out"),
-    "data": ("prepare SRC OUT", "write data once, pictures inside, for fast random reading"),
+    "data": ("prepare SRC OUT | verify DIR | show DIR", "write data once for fast reading, check it, look at it"),
     "report": ("RUN [RUN ...]", "write report.html again"),
 }
 """Name -> (usage, what it does); `ega_jax.commands.NAME.run` carries it out."""

@@ -139,11 +139,12 @@ def _is_installed(name):
 # ------------------------------------------------------------------------------------------------- which way imports go
 
 MUST_NOT_IMPORT = {
-    "losses": ("models", "data", "training", "evaluation", "conversion", "embedder", "commands", "cli"),
-    "models": ("data", "training", "evaluation", "conversion", "embedder", "commands", "cli"),
-    "data": ("training", "evaluation", "conversion", "embedder", "commands", "cli"),
-    "training": ("evaluation", "conversion", "embedder", "commands", "cli"),
-    "evaluation": ("training", "losses", "conversion", "embedder", "commands", "cli"),
+    "losses": ("models", "data", "training", "evaluation", "conversion", "inspection", "embedder", "commands", "cli"),
+    "models": ("data", "training", "evaluation", "conversion", "inspection", "embedder", "commands", "cli"),
+    "data": ("training", "evaluation", "conversion", "inspection", "embedder", "commands", "cli"),
+    "training": ("evaluation", "conversion", "inspection", "embedder", "commands", "cli"),
+    "evaluation": ("training", "losses", "conversion", "inspection", "embedder", "commands", "cli"),
+    "inspection": ("training", "losses", "conversion", "embedder", "commands", "cli"),
 }
 
 

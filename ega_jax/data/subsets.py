@@ -18,6 +18,7 @@ from ega_jax.errors import BadInputError
 TrainSplit = Literal["train", "diverse_instruction"]
 EvalSplit = Literal["validation", "test"]
 Split = TrainSplit | EvalSplit
+EVAL_SPLITS = get_args(EvalSplit)
 
 # MMEB's 36 (arXiv 2410.05160, table 1), in the order of its tables.
 _TABLE: tuple[tuple[MetaTask, Distribution, str], ...] = (
