@@ -249,6 +249,8 @@ def ega_recipe(
         raise ValueError(f"hardness must be one of {list(hardness_functions.HARDNESS)}, got {hardness!r}")
     if combine not in hardness_functions.COMBINE:
         raise ValueError(f"combine must be one of {list(hardness_functions.COMBINE)}, got {combine!r}")
+    if not log_weight_cap > 0:
+        raise ValueError(f"log_weight_cap must be positive, for log weights are, got {log_weight_cap}")
     if isinstance(beta, (int, float)):
         if beta < 0:
             raise ValueError(f"beta must not be negative, got {beta}")
@@ -258,6 +260,7 @@ def ega_recipe(
         _warn_of_unnormalized()
     recipe = Recipe(
         log_weight=hardness_functions.HARDNESS[hardness],
+        weights_add_to_one=True,
         combine=hardness_functions.COMBINE[combine],
         log_weight_cap=None if combine == "normalized" else log_weight_cap,
     )

@@ -1,8 +1,8 @@
 """How hard a negative is, and what its hardness does to the gradient.
 
 A *log-weight function* maps pairs to `log w`, the log of the factor by which a negative's share of the
-softmax grows. It is called on whole blocks of pairs, works elementwise, and is never differentiated: hardness
-is a weight.
+softmax grows, or to `log (w - 1)`, for weights that add to 1 (`Recipe.weights_add_to_one`). It is called on
+whole blocks of pairs, works elementwise, and is never differentiated: hardness is a weight.
 
 A *combination* turns the weighted shares back into the distribution `P̄` that replaces InfoNCE's `P` in the
 gradient.
@@ -33,13 +33,13 @@ LogWeight = Callable[..., jax.Array]
 
 
 def relative(pairs: Pairs, alpha: Array, log_beta: Array) -> Float[Array, "rows columns"]:
-    """Returns log(1 + β exp(α d)): a negative is hard when it nears the positive; a tie gives 1 + β."""
-    return jax.nn.softplus(log_beta + alpha * pairs.relative_similarity)
+    """Returns log(β exp(α d)): a negative is hard when it nears the positive; a tie gives β."""
+    return log_beta + alpha * pairs.relative_similarity
 
 
 def absolute(pairs: Pairs, alpha: Array, log_beta: Array) -> Float[Array, "rows columns"]:
-    """Returns log(1 + β exp(α (s - 1))): a negative is hard when it is similar, wherever its positive is."""
-    return jax.nn.softplus(log_beta + alpha * (pairs.similarity - 1.0))
+    """Returns log(β exp(α (s - 1))): a negative is hard when it is similar, wherever its positive is."""
+    return log_beta + alpha * (pairs.similarity - 1.0)
 
 
 def by_origin(pairs: Pairs, shared_strength: Array, own_strength: Array) -> Float[Array, "rows columns"]:

@@ -64,6 +64,7 @@ class Recipe:
 
     Attributes:
         log_weight: Weighs the negatives; None weighs all alike, which is InfoNCE.
+        weights_add_to_one: A negative's weight is 1 + exp(log_weight), not exp(log_weight).
         combine: Makes `P̄` of the weighted shares.
         log_weight_cap: Upper bound of the log weights, for the combinations that can overflow.
         weighted_value: The value too is that of the weighted distribution, not InfoNCE's.
@@ -81,6 +82,7 @@ class Recipe:
     """
 
     log_weight: hardness.LogWeight | None = None
+    weights_add_to_one: bool = False
     combine: Callable[[jax.Array, jax.Array], hardness.Amplified] = hardness.normalized
     log_weight_cap: float | None = None
     weighted_value: bool = False

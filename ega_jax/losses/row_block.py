@@ -6,12 +6,14 @@ logits relative to the positive, `x_j = (s_j - s_positive) / τ`,
     u = log Σ_negatives exp(x)            loss = softplus(u)       1 - P_positive = sigmoid(u)
     v = log Σ_negatives w exp(x)          the same of the weighted distribution
 
-so a loss of 1e-12 keeps all its digits; with the positive inside the sum it would keep none. Sums over some
+(with `w = 1 + exp(g)`, `w exp(x) = exp(x) + exp(x + g)`: two exponentials and no logarithm a pair), so a
+loss of 1e-12 keeps all its digits; with the positive inside the sum it would keep none. Sums over some
 columns merge with sums over others: the columns need not be seen at once.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -33,8 +35,8 @@ class Comparison(NamedTuple):
     is_positive: Bool[Array, "N M+K"]
     is_negative: Bool[Array, "N M+K"]
     logits: Float[Array, "N M+K"]  # x, -inf for what is no negative
-    log_weight: Float[Array, "N M+K"] | None  # None: weights of 1
-    weighted_logits: Float[Array, "N M+K"]  # x + log w, likewise
+    log_weight: Float[Array, "N M+K"] | None  # g, of the recipe's log-weight function; None: weights of 1
+    amplified_logits: Float[Array, "N M+K"] | None  # x + g, likewise
 
 
 class NegativeSums(NamedTuple):
@@ -76,37 +78,61 @@ def compare(
     """Finds the negatives among the columns and, behind them, the rows' own negatives, with logits and weights."""
     relative = similarity - positive_similarity[:, None]
     is_negative = masks.negative_pairs(recipe, rows, columns, scalars, relative)
-    logits = jnp.where(is_negative, relative / temperature, -jnp.inf)
+    logits = jnp.where(is_negative, relative * (1.0 / temperature), -jnp.inf)
     num_columns = columns.numbers.shape[0]
     if rows.own_weights is not None and similarity.shape[1] > num_columns:
         # To count w times is to add log w; a weight of 0 is masked already.
         log_counts = jnp.log(jnp.where(rows.own_weights > 0, rows.own_weights, 1.0))
         logits += jnp.pad(log_counts, ((0, 0), (num_columns, 0)))
-    log_weight, weighted_logits = None, logits
+    log_weight, amplified_logits = None, None
     if recipe.log_weight is not None:
         is_own = jnp.arange(similarity.shape[1]) >= num_columns
         pairs = hardness.Pairs(similarity, relative, is_own)
         log_weight = recipe.log_weight(pairs, *scalars.weight_parameters)
         if recipe.log_weight_cap is not None:
-            log_weight = jnp.minimum(log_weight, recipe.log_weight_cap)
-        weighted_logits = jnp.where(is_negative, logits + log_weight, -jnp.inf)
+            log_weight = jnp.minimum(log_weight, _cap(recipe))
+        amplified_logits = logits + log_weight
     is_positive = masks.positive_pairs(rows, columns, similarity.shape[1])
-    return Comparison(similarity, relative, is_positive, is_negative, logits, log_weight, weighted_logits)
+    return Comparison(similarity, relative, is_positive, is_negative, logits, log_weight, amplified_logits)
+
+
+def _cap(recipe: Recipe) -> float:
+    """Turns the upper bound of log w into that of the log-weight function's values."""
+    assert recipe.log_weight_cap is not None
+    cap = recipe.log_weight_cap
+    return cap + math.log1p(-math.exp(-cap)) if recipe.weights_add_to_one else cap
+
+
+def _weighted_shares(recipe: Recipe, pairs: Comparison, log_normalizer: Float[Array, " N"]) -> Float[Array, "N M+K"]:
+    """Returns w exp(x - log_normalizer) of the negatives, 0 elsewhere."""
+    if pairs.amplified_logits is None:
+        return jnp.exp(pairs.logits - log_normalizer[:, None])
+    shares = jnp.exp(pairs.amplified_logits - log_normalizer[:, None])
+    if recipe.weights_add_to_one:
+        shares += jnp.exp(pairs.logits - log_normalizer[:, None])
+    return shares
 
 
 def sum_negatives(recipe: Recipe, pairs: Comparison) -> NegativeSums:
     """Sums over the negatives among these columns."""
-    log_odds = _log_sum_exp(pairs.logits)
-    weighted_log_odds = log_odds if pairs.log_weight is None else _log_sum_exp(pairs.weighted_logits)
+    log_odds = weighted_log_odds = _log_sum_exp(pairs.logits)
+    if pairs.amplified_logits is not None:
+        weighted_log_odds = _log_sum_exp(pairs.amplified_logits)
+        if recipe.weights_add_to_one:
+            weighted_log_odds = jnp.logaddexp(log_odds, weighted_log_odds)
     stats = None
     if recipe.with_stats:
+        largest = jnp.where(jnp.isneginf(weighted_log_odds), 0.0, weighted_log_odds)
+        squares = jnp.sum(jnp.square(_weighted_shares(recipe, pairs, largest)), axis=1)
         stats = negative_stats(
             pairs.similarity,
             pairs.is_negative,
             pairs.log_weight,
-            recipe.log_weight_cap,
-            _log_sum_exp(2.0 * pairs.weighted_logits),
+            None if recipe.log_weight_cap is None else _cap(recipe),
+            jnp.log(squares) + 2.0 * largest,
         )
+        if recipe.weights_add_to_one:
+            stats = stats._replace(hardest_log_weight=jax.nn.softplus(stats.hardest_log_weight))
     return NegativeSums(log_odds, weighted_log_odds, stats)
 
 
@@ -153,14 +179,16 @@ def similarity_gradient(
 ) -> tuple[Float[Array, "N M+K"], Float[Array, ""] | None]:
     """Returns the gradients of Σ scale · loss by these similarities and, if it is asked for, by the temperature."""
     amplified = losses.amplified
-    share = jnp.exp(pairs.weighted_logits - amplified.log_normalizer[:, None])  # P̄ of the negatives
+    share = _weighted_shares(recipe, pairs, amplified.log_normalizer)  # P̄ of the negatives
     gradient = jnp.where(pairs.is_positive, -amplified.positive_pull[:, None], share)
     gradient *= (rows.scale / temperature)[:, None]
     if not recipe.learnable_temperature:
         return gradient, None
     # The derivative of the value, whichever distribution that is of: -(1/τ²) Σ p (s - s_positive).
-    logits = pairs.weighted_logits if recipe.weighted_value else pairs.logits
-    share = jnp.exp(logits - losses.loss[:, None])
+    if recipe.weighted_value:
+        share = _weighted_shares(recipe, pairs, losses.loss)
+    else:
+        share = jnp.exp(pairs.logits - losses.loss[:, None])
     mean_relative = jnp.sum(jnp.where(pairs.is_negative, share * pairs.relative_similarity, 0.0), axis=1)
     return gradient, -jnp.sum(rows.scale * mean_relative) / temperature**2
 

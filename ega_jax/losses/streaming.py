@@ -75,7 +75,7 @@ def evaluate(
     loss = collectives.total(axis_name, sums.loss)
     if sums.target_gradient is None or outputs.query_gradient is None:
         return loss, outputs.stats, None
-    target_gradient = collectives.scatter_total(axis_name, sums.target_gradient)
+    target_gradient = collectives.scatter_total(axis_name, sums.target_gradient.T)
     gradients = Embeddings(
         outputs.query_gradient,
         products.project(target_gradient, local_targets, local_target_norms, normalize),
@@ -89,7 +89,7 @@ class _Sums(NamedTuple):
     """What is summed over blocks. Gradients are None where none are asked for."""
 
     loss: Float[Array, ""]
-    target_gradient: Float[Array, "M D"] | None = None
+    target_gradient: Float[Array, "D M"] | None = None
     temperature_gradient: Float[Array, ""] | None = None
 
 
