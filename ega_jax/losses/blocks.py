@@ -32,8 +32,20 @@ def count_blocks(num_rows: int, num_columns: int, block_size: int | None) -> int
     return -(-num_rows // block_size)
 
 
-def scan(function: Callable[[Any], tuple[Any, Any]], rows: Any, num_blocks: int) -> tuple[Any, Any]:
-    """Calls `sums, outputs = function(block)` for each block of rows; adds up the sums, puts the outputs in
+def add(some: Any, others: Any) -> Any:
+    """Adds two trees of arrays."""
+    return jax.tree.map(jnp.add, some, others)
+
+
+def scan(
+    function: Callable[[Any], tuple[Any, Any]],
+    rows: Any,
+    num_blocks: int,
+    *,
+    merge: Callable[[Any, Any], Any] = add,
+    initial: Any = None,
+) -> tuple[Any, Any]:
+    """Calls `sums, outputs = function(block)` for each block of rows; merges the sums, puts the outputs in
     place.
 
     Block b holds rows b, b + num_blocks, ...: so where rows are sharded over devices, every device has its part
@@ -43,6 +55,8 @@ def scan(function: Callable[[Any], tuple[Any, Any]], rows: Any, num_blocks: int)
         function: Of a tree of arrays with rows as leading axis, as in `rows`. So are its outputs, not its sums.
         rows: A tree of arrays with N as leading axis.
         num_blocks: How many blocks.
+        merge: Of two sums.
+        initial: Sums over nothing; None for zeros.
 
     Returns:
         The sums, and the outputs with N as leading axis.
@@ -66,11 +80,13 @@ def scan(function: Callable[[Any], tuple[Any, Any]], rows: Any, num_blocks: int)
         def put(all_outputs: Any, outputs: Any) -> Any:
             return jax.lax.dynamic_update_index_in_dim(all_outputs, outputs, number, axis=1)
 
-        return (jax.tree.map(jnp.add, totals[0], sums), jax.tree.map(put, totals[1], outputs)), None
+        return (merge(totals[0], sums), jax.tree.map(put, totals[1], outputs)), None
 
     sums, outputs = jax.eval_shape(lambda: function(take(0)))
+    if initial is None:
+        initial = jax.tree.map(functools.partial(zeros, all_blocks=False), sums)
     totals = (
-        jax.tree.map(functools.partial(zeros, all_blocks=False), sums),
+        jax.tree.map(lambda shape, x: collectives.vary(collectives.varying_axes(shape), x), sums, initial),
         jax.tree.map(functools.partial(zeros, all_blocks=True), outputs),
     )
     sums, outputs = jax.lax.scan(step, totals, jnp.arange(num_blocks))[0]

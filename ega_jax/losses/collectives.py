@@ -34,6 +34,14 @@ def scatter_total(axis_name: AxisName, array: jax.Array) -> jax.Array:
     return array if axis_name is None else jax.lax.psum_scatter(array, axis_name, tiled=True)
 
 
+def scatter_log_sum(axis_name: AxisName, array: jax.Array) -> jax.Array:
+    """Takes the logarithm of sums over devices of exponentials; each gets its part of the leading axis."""
+    if axis_name is None:
+        return array
+    parts = jax.lax.all_to_all(array.reshape(size(axis_name), -1), axis_name, 0, 0, tiled=True)
+    return jax.nn.logsumexp(parts, axis=0)
+
+
 def index(axis_name: AxisName) -> jax.Array | int:
     """Returns this device's number."""
     return 0 if axis_name is None else jax.lax.axis_index(axis_name)

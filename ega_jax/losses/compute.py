@@ -24,7 +24,7 @@ def compute_loss(
     inputs = check(queries, targets, options)
     problem, row_weights = lay_out(inputs, options, recipe, weight_parameters)
     loss, stats = contrastive_loss(*problem)
-    if options.symmetric:
+    if options.symmetric and not problem.recipe.symmetric:
         backward_loss, _ = contrastive_loss(*transpose(problem))
         loss = (loss + backward_loss) / 2
     if stats is None:

@@ -192,6 +192,9 @@ def _mask(
         raise ValueError(f"mask must have shape ({num_rows}, {num_columns}), got {mask.shape}")
     if mask.dtype != jnp.bool_:
         raise TypeError(f"mask must be boolean (True = the pair counts), got {mask.dtype}")
-    if options.symmetric and options.axis_name is not None:
-        raise ValueError("symmetric over a mesh needs the columns of all devices' masks: use a mask function")
+    two_calls = options.positives is not None or options.top_k is not None
+    if options.symmetric and two_calls and options.axis_name is not None:
+        raise ValueError(
+            "symmetric over a mesh with positives or top_k needs the columns of all devices' masks: use a mask function"
+        )
     return jnp.pad(mask, ((0, 0), (0, num_columns - mask.shape[1])), constant_values=True), None

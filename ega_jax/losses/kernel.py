@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from ega_jax.losses import ring, streaming
+from ega_jax.losses import streaming, two_pass
 from ega_jax.losses.problem import Columns, Embeddings, Recipe, Rows, Scalars
 from ega_jax.losses.stats import LossStats
 
@@ -44,7 +44,7 @@ def _evaluate(
     *,
     with_gradient: bool,
 ) -> tuple[Float[Array, ""], LossStats | None, Embeddings | None]:
-    evaluate = ring.evaluate if recipe.exchange == "ring" else streaming.evaluate
+    evaluate = two_pass.evaluate if recipe.symmetric or recipe.exchange == "ring" else streaming.evaluate
     return evaluate(recipe, embeddings, rows, columns, scalars, with_gradient=with_gradient)
 
 

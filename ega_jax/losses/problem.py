@@ -70,6 +70,8 @@ class Recipe:
         weighted_value: The value too is that of the weighted distribution, not InfoNCE's.
         top_k: Keep only so many of the most similar negatives of a row.
         mask_fn: The user's (row_numbers, column_numbers, *mask_args) -> keep.
+        symmetric: Average with the loss of the opposite direction, in which columns look for their rows. A row's
+            positive is then its own device's column of the same place.
         mask_transposed: The rows are the user's columns, as in the target-to-query direction.
         normalize: Divide out the norms of the embeddings.
         precision: Of the matrix products, as in `jax.lax.dot_general`.
@@ -88,6 +90,7 @@ class Recipe:
     weighted_value: bool = False
     top_k: int | None = None
     mask_fn: Callable[..., jax.Array] | None = None
+    symmetric: bool = False
     mask_transposed: bool = False
     normalize: bool = True
     precision: Any = None

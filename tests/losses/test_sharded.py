@@ -16,7 +16,9 @@ from .test_ega import batch
 ROWS, COLUMNS, FEATURES = 16, 24, 6
 rng = np.random.default_rng(0)
 MESHES = {
+    "1": ((1,), ("data",)),
     "2": ((2,), ("data",)),
+    "4": ((4,), ("data",)),
     "8": ((8,), ("data",)),
     "4 x 2": ((4, 2), ("data", "fsdp")),
     "2 x 2 x 2": ((2, 2, 2), ("data", "fsdp", "tensor")),
@@ -70,10 +72,32 @@ OPTIONS = {
         "false_negative_margin": 0.2,
         "return_stats": True,
     },
+    # As many targets as queries: a row and its positive are on one device.
+    "square": {
+        "columns": ROWS,
+        "negatives": rng.normal(size=(8, FEATURES)).astype(np.float32),
+        "weights": np.r_[rng.random(14), 0, 0].astype(np.float32),
+        "target_mask": np.r_[np.ones(14, bool), np.zeros(2, bool), rng.random(8) < 0.7],
+        "query_ids": rng.integers(0, 12, ROWS),
+        "target_ids": rng.integers(0, 12, ROWS),
+        "mask": lambda i, j, table: table[i, j],
+        "mask_args": (rng.random((ROWS, ROWS + 8)) < 0.8,),
+        "combine": "rebalanced",
+        "symmetric": True,
+        "block_size": 1,
+        "return_stats": True,
+    },
+    "square, own negatives": {
+        "columns": ROWS,
+        "negatives": rng.normal(size=(ROWS, 3, FEATURES)).astype(np.float32),
+        "false_negative_margin": 0.2,
+        "symmetric": True,
+    },
+    "square, mask": {"columns": ROWS, "mask": rng.random((ROWS, ROWS)) < 0.6, "symmetric": True},
     "rebalanced, margin": {"combine": "rebalanced", "false_negative_margin": 0.2, "hardness": "absolute"},
 }
 CASES = [("4 x 2", name) for name in OPTIONS if name not in ("plain", "stats")]
-CASES += [(mesh, "padding") for mesh in MESHES if mesh != "4 x 2"]
+CASES += [("2 x 2 x 2", "padding"), *((mesh, "square") for mesh in ("1", "2", "4", "8"))]
 
 
 def make_mesh(name, axis_type=AxisType.Auto):
@@ -84,13 +108,14 @@ def make_mesh(name, axis_type=AxisType.Auto):
 def steps(loss, **options):
     """A jitted value-and-gradient of embeddings, temperature and, if there are, negatives."""
     has_aux = bool(options.get("return_stats"))
+    columns = options.pop("columns", COLUMNS)
     static = {k: v for k, v in options.items() if not isinstance(v, np.ndarray) and k != "mask_args"}
     arrays = {k: v for k, v in options.items() if k not in static}
 
     def function(differentiable, rest):
         return loss(**differentiable, **rest, **static)
 
-    differentiable = dict(zip(("queries", "targets"), batch(ROWS, COLUMNS, FEATURES), strict=True))
+    differentiable = dict(zip(("queries", "targets"), batch(ROWS, columns, FEATURES), strict=True))
     differentiable["temperature"] = jnp.float32(0.05)
     if "negatives" in arrays:
         differentiable["negatives"] = arrays.pop("negatives")
@@ -109,14 +134,45 @@ def test_equals_one_device(mesh_name, name):
     chex.assert_trees_all_close(jax.device_get(actual), on_one_device(name), rtol=2e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["blocks", "padding", "positives, symmetric, masked", "mask function", "ids", "own negatives, all"],
-)
-def test_ring_equals_one_device(name):
-    mesh, axes = make_mesh("2 x 2 x 2" if name == "padding" else "4 x 2")
+RING_CASES = [
+    ("4 x 2", "blocks"),
+    ("4 x 2", "positives, symmetric, masked"),
+    ("4 x 2", "mask function"),
+    ("4 x 2", "ids"),
+    ("4 x 2", "own negatives, all"),
+    ("4 x 2", "square, own negatives"),
+    ("2 x 2 x 2", "padding"),
+    *((mesh, "square") for mesh in ("1", "2", "4", "8")),
+]
+
+
+@pytest.mark.parametrize(("mesh_name", "name"), RING_CASES)
+def test_ring_equals_one_device(mesh_name, name):
+    mesh, axes = make_mesh(mesh_name)
     actual = steps(sharded_ega_loss(mesh, axes, exchange="ring"), **OPTIONS[name])
     chex.assert_trees_all_close(jax.device_get(actual), on_one_device(name), rtol=5e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("exchange", ["all_gather", "ring"])
+@pytest.mark.parametrize("name", ["square", "own negatives, all"])
+def test_explicit_meshes(exchange, name):
+    mesh, axes = make_mesh("4 x 2", AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        actual = jax.device_get(steps(sharded_ega_loss(mesh, axes, exchange=exchange), **OPTIONS[name]))
+    chex.assert_trees_all_close(actual, on_one_device(name), rtol=5e-5, atol=1e-5)
+
+
+def test_ring_needs_less_than_a_third_of_the_memory():
+    """The compiled step's temporaries a device, over eight devices."""
+    mesh, axes = make_mesh("8")
+    sharding = NamedSharding(mesh, PartitionSpec(axes))
+    shape = jax.ShapeDtypeStruct((32768, 1024), jnp.float32, sharding=sharding)
+    mib = {}
+    for exchange in ("all_gather", "ring"):
+        loss = sharded_ega_loss(mesh, axes, exchange=exchange)
+        compiled = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(shape, shape).compile()
+        mib[exchange] = compiled.memory_analysis().temp_size_in_bytes / 2**20
+    assert mib["ring"] <= min(100, 0.3 * mib["all_gather"])
 
 
 def test_ring_memory_does_not_grow_with_devices():
