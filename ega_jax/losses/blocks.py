@@ -15,10 +15,11 @@ Tree = TypeVar("Tree")
 
 # Logits of this size stay in cache: cutting them gains nothing.
 _DENSE_BYTES = 8 * 2**20
-# Logits of one block. Times are flat between 256 and 4,096 rows on CPUs; accelerators want at least 1,024.
+# Logits of one block.
 _BLOCK_BYTES = 64 * 2**20
-_MIN_ROWS = {"cpu": 256}
-_MIN_ROWS_ON_ACCELERATORS = 1024
+# Rows of one block, at least and at most. CPUs want the block in cache; accelerators want large products.
+_ROWS = {"cpu": (256, 512)}
+_ROWS_ON_ACCELERATORS = (1024, 8192)
 
 
 def count_blocks(num_rows: int, num_columns: int, block_size: int | None) -> int:
@@ -27,8 +28,8 @@ def count_blocks(num_rows: int, num_columns: int, block_size: int | None) -> int
         row_bytes = 4 * num_columns
         if num_rows * row_bytes <= _DENSE_BYTES:
             return 1
-        min_rows = _MIN_ROWS.get(jax.default_backend(), _MIN_ROWS_ON_ACCELERATORS)
-        block_size = max(_BLOCK_BYTES // row_bytes, min_rows)
+        least, most = _ROWS.get(jax.default_backend(), _ROWS_ON_ACCELERATORS)
+        block_size = min(max(_BLOCK_BYTES // row_bytes, least), most)
     return -(-num_rows // block_size)
 
 
