@@ -91,9 +91,15 @@ def test_numbers_that_are_not_finite_stop_the_run_and_reach_no_checkpoint(subset
         assert f"at step {checkpoints.latest + 1}:" in str(caught.value)
 
 
-def test_it_learns(subsets, tmp_path):
+@pytest.mark.parametrize(("preset", "image_buckets"), [("micro", (0, 5)), ("micro_qwen2_vl", (0, 16))])
+def test_it_learns(subsets, tmp_path, preset, image_buckets):
     longer = dataclasses.replace(
-        config, steps=60, checkpoint=dataclasses.replace(config.checkpoint, every=60), log_every=5
+        config,
+        steps=60,
+        log_every=5,
+        model=dataclasses.replace(config.model, preset=preset),
+        data=dataclasses.replace(config.data, image_buckets=image_buckets),
+        checkpoint=dataclasses.replace(config.checkpoint, every=60),
     )
     train(longer, tmp_path / "run", [subset for subset in subsets if subset.info.name == "Name"])
     losses = [line["loss"] for line in metrics_of(tmp_path / "run") if "loss" in line]
