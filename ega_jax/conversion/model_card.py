@@ -14,7 +14,7 @@ from ega_jax.evaluation import Results, markdown_table
 if TYPE_CHECKING:
     from ega_jax.conversion.runs import TrainedRun
 
-_IN_TRANSFORMERS = ("llava_onevision",)
+_IN_TRANSFORMERS = ("llava_onevision", "qwen2_vl")
 
 _MERGED = """\
 model = AutoModelForImageTextToText.from_pretrained(directory).eval()
@@ -114,7 +114,7 @@ def _prompt(run: TrainedRun) -> tuple[str, str, str]:
         return "".join(
             piece.name
             if isinstance(piece, Control)
-            else "<image>"
+            else template.tokens.image
             if isinstance(piece, ImageSlot)
             else piece.template + piece.user
             for piece in pieces
@@ -139,7 +139,7 @@ def _recipe(run: TrainedRun) -> str:
 | embedding | the final-norm hidden state of the last token of the prompt, divided by its Euclidean norm |
 | dimensions | {run.model.config.text.hidden_size} |
 
-TEXT is plain text: ega_jax spells out control tokens such as `<image>` inside it; a tokenizer of transformers takes
+TEXT is plain text: ega_jax spells out control tokens such as `<|im_end|>` inside it; a tokenizer of transformers takes
 them for control tokens.{limit}"""
 
 

@@ -25,6 +25,9 @@ NAMES = NameTable(
         (r"^model\.visual\.", "visual."),  # in memory since 4.52
         (r"^(model\.)?language_model\.", "model."),  # the same, and the inner model stored by itself
     ),
+    in_memory=((r"^model\.", "model.language_model."), (r"^visual\.", "model.visual.")),
+    head="lm_head.weight",
+    tied_to="model.embed_tokens.weight",
     layouts={"vision_tower.patch_embedding.kernel": PatchKernel(frames=FRAMES)},
     fused=NAVIT_FUSED,
 )

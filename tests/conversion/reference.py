@@ -21,14 +21,16 @@ def processor_without_torchvision(directory):
     check = ProcessorMixin.check_argument_for_proper_class
     ProcessorMixin.check_argument_for_proper_class = lambda *args, **options: None
     try:
+        parts = {
+            "image_processor": transformers.AutoImageProcessor.from_pretrained(directory, backend="pil"),
+            "tokenizer": transformers.AutoTokenizer.from_pretrained(directory),
+            "video_processor": None,
+        }
+        if transformers.AutoConfig.from_pretrained(directory).model_type == "qwen2_vl":
+            return transformers.Qwen2VLProcessor(**parts)
         settings, _ = transformers.LlavaOnevisionProcessor.get_processor_dict(directory)
-        return transformers.LlavaOnevisionProcessor(
-            image_processor=transformers.AutoImageProcessor.from_pretrained(directory, backend="pil"),
-            tokenizer=transformers.AutoTokenizer.from_pretrained(directory),
-            video_processor=None,
-            **{name: settings[name] for name in ("num_image_tokens", "vision_feature_select_strategy")},
-            vision_aspect_ratio=settings["vision_aspect_ratio"],
-        )
+        names = ("num_image_tokens", "vision_feature_select_strategy", "vision_aspect_ratio")
+        return transformers.LlavaOnevisionProcessor(**parts, **{name: settings[name] for name in names})
     finally:
         ProcessorMixin.check_argument_for_proper_class = check
 

@@ -132,8 +132,16 @@ def test_in_and_out_again_is_exact_where_nothing_was_trained(data, base, tmp_pat
         assert after[name].tobytes() == value.tobytes(), name
 
 
-def test_a_run_from_random_weights_is_whole_too(data, items, tmp_path, monkeypatch):
-    run_dir = train(data, tmp_path / "run", "--model.max-tiles", "2")
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--model.max-tiles", "2"),
+        ("--model.preset", "micro_qwen2_vl", "--data.image-buckets", "0", "16", "--data.token-buckets", "128"),
+    ],
+    ids=["llava_onevision", "qwen2_vl"],
+)
+def test_a_run_from_random_weights_is_whole_too(options, data, items, tmp_path, monkeypatch):
+    run_dir = train(data, tmp_path / "run", *options)
     to_hf(run_dir, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"]
     model = loaded(tmp_path / "out")
