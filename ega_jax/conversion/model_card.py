@@ -128,8 +128,9 @@ def _prompt(run: TrainedRun) -> tuple[str, str, str]:
 def _recipe(run: TrainedRun) -> str:
     before, image, after = _prompt(run)
     shown = json.dumps(before + image + "TEXT" + after, ensure_ascii=False)
-    tiles = run.config.model.max_tiles
+    tiles, pixels = run.config.model.max_tiles, run.config.model.max_pixels
     limit = "" if tiles is None else f" Pictures are cut into at most {tiles} tiles beside the whole one."
+    limit += "" if pixels is None else f" Pictures have at most {pixels:,} pixels after resizing."
     return f"""## Recipe
 
 | | |

@@ -76,6 +76,8 @@ def complete_processor(trained: TrainedRun, directory: Path) -> None:
     config, preprocessor = trained.model.config, directory / _PREPROCESSOR
     if trained.config.model.max_tiles is not None and preprocessor.is_file():
         _write_json(preprocessor, json.loads(preprocessor.read_text()) | {_PINPOINTS: _resolutions(trained)})
+    if trained.config.model.max_pixels is not None and preprocessor.is_file():
+        _write_json(preprocessor, json.loads(preprocessor.read_text()) | config.preprocessor_to_hf())
     if isinstance(config, LlavaOnevisionConfig) and not (directory / _PROCESSOR).is_file():
         _write_json(directory / _PROCESSOR, config.processor_to_hf())
 

@@ -62,7 +62,7 @@ class BackboneConfig(Protocol):
     def with_vocabulary(self, vocab_size: int, **token_ids: Any) -> Self:
         """The same model over another vocabulary: `image_token_id=...` and the other tokens of its `config.json`."""
 
-    def with_resolution(self, *, max_tiles: int | None, base_only: bool) -> Self:
+    def with_resolution(self, *, max_tiles: int | None, base_only: bool, max_pixels: int | None) -> Self:
         """The same model at the resolution that the settings ask for.
 
         Raises:

@@ -44,8 +44,16 @@ class LlavaOnevisionConfig:
         text = dataclasses.replace(self.text, vocab_size=vocab_size)
         return dataclasses.replace(self, text=text, **token_ids)
 
-    def with_resolution(self, *, max_tiles: int | None, base_only: bool) -> LlavaOnevisionConfig:
-        """The same model with at most `max_tiles` tiles a picture beside the base, or with the base alone."""
+    def with_resolution(
+        self, *, max_tiles: int | None, base_only: bool, max_pixels: int | None
+    ) -> LlavaOnevisionConfig:
+        """The same model with at most `max_tiles` tiles a picture beside the base, or with the base alone.
+
+        Raises:
+          BadInputError: no tiles are left, or pixels are spoken of.
+        """
+        if max_pixels is not None:
+            raise BadInputError("model.max_pixels: LLaVA-OneVision cuts pictures into tiles; set model.max_tiles")
         image = dataclasses.replace(self.image, max_tiles=max_tiles, base_only=base_only)
         return dataclasses.replace(self, image=image)
 

@@ -42,12 +42,21 @@ class PatchBackboneConfig:
         token_ids = {name: token_id for name, token_id in token_ids.items() if name in known}
         return dataclasses.replace(self, text=dataclasses.replace(self.text, vocab_size=vocab_size), **token_ids)
 
-    def with_resolution(self, *, max_tiles: int | None, base_only: bool) -> Self:
-        """The model itself.
+    def with_resolution(self, *, max_tiles: int | None, base_only: bool, max_pixels: int | None) -> Self:
+        """The same model with at most `max_pixels` pixels a picture after resizing.
 
         Raises:
-          BadInputError: tiles are spoken of; there are none.
+          BadInputError: fewer pixels than one visual token has, or tiles are spoken of; there are none.
         """
         if max_tiles is not None or base_only:
-            raise BadInputError("model.max_tiles and model.base_only speak of tiles, which this backbone does not have")
-        return self
+            raise BadInputError(
+                "model.max_tiles and model.base_only speak of tiles, which this backbone does not have: set "
+                "model.max_pixels"
+            )
+        if max_pixels is None:
+            return self
+        if max_pixels < self.image.block_size**2:
+            raise BadInputError(
+                f"model.max_pixels={max_pixels} is less than the {self.image.block_size**2} of one visual token"
+            )
+        return dataclasses.replace(self, image=self.image.with_max_pixels(max_pixels))

@@ -60,6 +60,11 @@ class Qwen2VlImageConfig:
         """Side of the square that one visual token stands for, pixels."""
         return self.patch_size * self.merge_size
 
+    def with_max_pixels(self, max_pixels: int) -> Qwen2VlImageConfig:
+        """The same rules with at most so many pixels a picture, if they allow more."""
+        most = min(self.max_pixels, max_pixels)
+        return dataclasses.replace(self, max_pixels=most, min_pixels=min(self.min_pixels, most))
+
 
 class Qwen2VlLayout(PatchLayout):
     """Adds the input `positions`, in three axes."""

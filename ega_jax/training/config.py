@@ -47,6 +47,9 @@ class ModelSettings:
     """Most tiles that a picture is cut into beside its base tile; None is the backbone's own limit."""
     base_only: bool = False
     """Only the base tile of each picture: the cheapest resolution."""
+    max_pixels: int | None = None
+    """Most pixels of a picture after resizing, with a backbone that keeps its shape (QQMM, Qwen2-VL); None is the
+    backbone's own limit."""
     frozen: tuple[str, ...] = ()
     """Regular expressions; a parameter whose path matches one from its start is not trained."""
 

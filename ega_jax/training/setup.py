@@ -76,7 +76,8 @@ def make_processor(config: TrainConfig, model_dir: Path) -> Processor:
 
 
 def _model_config(config: TrainConfig, model_dir: Path) -> BackboneConfig:
-    return load_config(model_dir).with_resolution(max_tiles=config.model.max_tiles, base_only=config.model.base_only)
+    resolution = {name: getattr(config.model, name) for name in ("max_tiles", "base_only", "max_pixels")}
+    return load_config(model_dir).with_resolution(**resolution)
 
 
 def fitting_tokenizer(model_dir: Path, model: BackboneConfig) -> Tokenizer:

@@ -82,8 +82,12 @@ def test_refuses_by_name(path, value, told):
 
 def test_tiles_mean_nothing():
     with pytest.raises(BadInputError, match="max_tiles"):
-        PRESETS["qqmm_7b"].with_resolution(max_tiles=3, base_only=False)
-    assert PRESETS["qqmm_7b"].with_resolution(max_tiles=None, base_only=False) == PRESETS["qqmm_7b"]
+        PRESETS["qqmm_7b"].with_resolution(max_tiles=3, base_only=False, max_pixels=None)
+    config = PRESETS["qqmm_7b"]
+    assert config.with_resolution(max_tiles=None, base_only=False, max_pixels=None) == config
+    small = config.with_resolution(max_tiles=None, base_only=False, max_pixels=448 * 448)
+    assert small.image == dataclasses.replace(config.image, max_patches=1024)
+    assert config.with_resolution(max_tiles=None, base_only=False, max_pixels=2**30) == config
 
 
 def test_the_7b_has_the_published_tensors():

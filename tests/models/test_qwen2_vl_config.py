@@ -4,11 +4,13 @@ import copy
 import dataclasses
 import json
 
+import jax
 import pytest
 import transformers
+from flax import nnx
 
 from ega_jax.errors import BadInputError
-from ega_jax.models import PRESETS, load_config
+from ega_jax.models import PRESETS, build, load_config
 from ega_jax.models.qwen2_vl_config import Qwen2VlConfig
 from ega_jax.models.qwen2_vl_presets import QWEN2_VL_PRESETS
 
@@ -171,11 +173,28 @@ def test_preprocessor_settings_that_are_not_carried_out_are_refused(name, value)
         Qwen2VlConfig.from_hf(PUBLISHED_2B, {**PREPROCESSOR, name: value})
 
 
-def test_tiles_are_not_spoken_of():
-    config = PRESETS["qwen2_vl_tiny"]
-    assert config.with_resolution(max_tiles=None, base_only=False) == config
+def test_resolution_is_a_number_of_pixels():
+    config = PRESETS["qwen2_vl_7b"]
+    no_tiles = {"max_tiles": None, "base_only": False}
+    assert config.with_resolution(**no_tiles, max_pixels=None) == config
+    assert config.with_resolution(**no_tiles, max_pixels=2**30) == config
+    small = config.with_resolution(**no_tiles, max_pixels=1000).image
+    assert (small.min_pixels, small.max_pixels) == (1000, 1000)
+    with pytest.raises(BadInputError, match=r"model\.max_pixels=783 is less than the 784"):
+        config.with_resolution(**no_tiles, max_pixels=783)
     with pytest.raises(BadInputError, match="tiles"):
-        config.with_resolution(max_tiles=2, base_only=False)
+        config.with_resolution(max_tiles=2, base_only=False, max_pixels=None)
+    with pytest.raises(BadInputError, match=r"model\.max_pixels: LLaVA-OneVision"):
+        PRESETS["llava_onevision_tiny"].with_resolution(**no_tiles, max_pixels=1000)
+
+
+@pytest.mark.parametrize(("preset", "total"), [("qwen2_vl_7b", 8_291_375_616), ("qwen2_vl_2b", 2_208_985_600)])
+def test_there_are_as_many_parameters_as_published(preset, total):
+    config = PRESETS[preset]
+    model = nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))
+    held = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model)))
+    head = 0 if config.text.tie_word_embeddings else config.text.vocab_size * config.text.hidden_size
+    assert held + head == total
 
 
 def test_patches_must_fit_the_tower():
