@@ -98,8 +98,7 @@ class DataSettings:
             raise BadInputError(
                 f"data.batch_size {self.batch_size} is not a multiple of data.sub_batch_size {self.sub_batch_size}"
             )
-        if self.max_rows_per_subset is not None:
-            _positive(self, "max_rows_per_subset")
+        _positive(self, *(n for n in ("chunk_size", "max_rows_per_subset") if getattr(self, n) is not None))
         if self.negatives_per_query is not None and self.negatives_per_query < 0:
             raise BadInputError(f"data.negatives_per_query must not be negative, got {self.negatives_per_query}")
         if wrong := [name for name, weight in self.weights.items() if not (weight > 0 and math.isfinite(weight))]:
@@ -198,6 +197,9 @@ class ValidationSettings:
     """Steps between evaluations; None never evaluates."""
     batch_size: int = 128
     """Items encoded at once."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "batch_size", *(() if self.every is None else ("every",)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,15 @@ import json
 import pytest
 
 from ega_jax.errors import BadInputError
-from ega_jax.training.config import DataSettings, MeshSettings, TrainConfig, from_json, load_experiment, to_json
+from ega_jax.training.config import (
+    DataSettings,
+    MeshSettings,
+    TrainConfig,
+    ValidationSettings,
+    from_json,
+    load_experiment,
+    to_json,
+)
 
 from ..micro import config
 
@@ -52,6 +60,8 @@ def test_broken_json_and_no_file(tmp_path):
         (lambda: TrainConfig(steps=1, seed=-1), "seed"),
         (lambda: DataSettings(batch_size=10, sub_batch_size=4), "not a multiple"),
         (lambda: DataSettings(token_buckets=(64, 32)), "ascending"),
+        (lambda: DataSettings(chunk_size=0), "chunk_size must be positive"),
+        (lambda: ValidationSettings(every=0), "every must be positive"),
         (lambda: DataSettings(weights={"Name": 0.0}), "weights must be positive, but that of 'Name' is 0.0"),
         (lambda: MeshSettings(data=-1, fsdp=-1), "one of them may be -1"),
         (lambda: dataclasses.replace(config.loss, temperature=0.0), "temperature must be positive"),
