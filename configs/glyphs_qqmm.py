@@ -24,7 +24,7 @@ config = TrainConfig(
         weights={"GlyphToName": 3, "NameToGlyph": 4, "FaceToFace": 2, "Restyle": 2, "BoxDrawing": 2},
         # QQMM's prompt has a system turn: some 230 tokens of this tokenizer before the first word of the user.
         token_buckets=(256, 320, 512),
-        image_buckets=(0, 36, 64, 128),
+        image_buckets=(0, 36, 64, 144),  # 144 patches: a sheet of three by three characters
     ),
     loss=LossSettings(temperature=0.05, symmetric=True),
     optimizer=OptimizerSettings(learning_rate=1e-3, warmup=0.1, final=0.05),
