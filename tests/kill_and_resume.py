@@ -30,7 +30,7 @@ from ega_jax.training.train import abstract_state_of
 from . import micro
 from .colours import write_colours
 
-TIMINGS = ("examples_per_s",)
+TIMINGS = ("examples_per_s", "data_wait_share")
 _STRIDE = 10  # steps that a killed process has trained, at most
 EXPERIMENT = Path(__file__).parent / "micro.py"
 

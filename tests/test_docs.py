@@ -208,7 +208,14 @@ def test_every_option_of_the_loss_is_explained():
 
 def test_every_metric_is_explained():
     source = (ROOT / "ega_jax" / "training" / "step.py").read_text()
-    names = set(re.findall(r'"(hardness/\w+)"', source)) | {"loss", "grad_norm", "lr", "examples_per_s", "eval/score"}
+    names = set(re.findall(r'"(hardness/\w+)"', source)) | {
+        "loss",
+        "grad_norm",
+        "lr",
+        "examples_per_s",
+        "data_wait_share",
+        "eval/score",
+    }
     assert len(names) > 10
     for name in names:
         assert f"`{name}`" in TEXTS["docs/training.md"], name

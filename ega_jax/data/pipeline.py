@@ -13,13 +13,14 @@ from typing import Any
 import grain
 import numpy as np
 
-from ega_jax.data.buckets import Bucket, Buckets
+from ega_jax.data.buckets import Buckets
 from ega_jax.data.images import ImageError
 from ega_jax.data.index import SubsetIndex
 from ega_jax.data.index_files import indexed
 from ega_jax.data.mixture import Mixture, Rows
 from ega_jax.data.plan import NOTHING, Plan, make_plan
 from ega_jax.data.processor import Example, Processor
+from ega_jax.data.programs import Program, cheapest, choose_programs
 from ega_jax.data.records import BadRecordError, TrainRows
 from ega_jax.errors import BadInputError
 
@@ -44,6 +45,7 @@ class TrainingBatches:
         mixing_exponent: float = 0.5,
         weights: Sequence[float] | None = None,
         negatives_per_query: int | None = None,
+        max_programs: int | None = None,
         groups: int = 1,
         local_groups: Sequence[int] | None = None,
         progress: Callable[[int], None] = lambda rows: None,
@@ -56,6 +58,7 @@ class TrainingBatches:
           steps: length of the run.
           batch_size, sub_batch_size, seed, mixing_exponent, weights: see `Mixture`.
           negatives_per_query: see `make_plan`.
+          max_programs: most shapes that steps may have; None lets each step have the smallest buckets.
           groups: parts of the global batch that are encoded by themselves; divides `batch_size`.
           local_groups: those of the groups that this process prepares, ascending; None prepares all.
           progress: called with numbers of rows as they are indexed.
@@ -69,9 +72,10 @@ class TrainingBatches:
         self._subsets, self._processor, self._buckets = subsets, processor, buckets
         self._steps, self._groups, self._negatives_per_query = steps, groups, negatives_per_query
         self._index = [indexed(subset, processor, progress) for subset in subsets]
+        lanes = [self._lane(index) for index in self._index]
         self._mixture = Mixture(
             [len(subset) for subset in subsets],
-            [self._lane(index) for index in self._index],
+            lanes,
             batch_size=batch_size,
             sub_batch_size=sub_batch_size,
             seed=seed,
@@ -79,6 +83,19 @@ class TrainingBatches:
             weights=weights,
         )
         self._local_groups = range(groups) if local_groups is None else local_groups
+        self._programs: tuple[Program, ...] | None = None
+        sampled = np.unique(np.linspace(0, steps - 1, _SAMPLED_STEPS).astype(int)).tolist()
+        if max_programs is not None:
+            needed = [self.plan(step).program for step in sampled]
+            self._programs = choose_programs(needed, list(dict.fromkeys(lanes)), max_programs)
+        self._padding = _padding([self.plan(step) for step in sampled])
+
+    @property
+    def padding(self) -> str:
+        """How much of what is computed is padding, by the plans of some steps, for the terminal."""
+        tokens, units = self._padding
+        shapes = "" if self._programs is None else f"; {len(self._programs)} programs at most"
+        return f"padding: {tokens:.0%} of token places, {units:.0%} of image slots{shapes}"
 
     def __len__(self) -> int:
         return self._steps
@@ -115,17 +132,21 @@ class TrainingBatches:
         return self._plan(self._mixture(step))
 
     def _plan(self, rows: Rows) -> Plan:
-        return make_plan(
+        plan = make_plan(
             rows,
             self._index,
             self._buckets,
             groups=self._groups,
             negatives_per_query=self._negatives_per_query,
         )
+        if self._programs is None:
+            return plan
+        program = cheapest(self._programs, plan.program)
+        return plan._replace(query_bucket=program.query, target_bucket=program.target)
 
-    def _lane(self, index: SubsetIndex) -> tuple[Bucket, Bucket, int]:
+    def _lane(self, index: SubsetIndex) -> Program:
         targets = [index.positives, *([index.negatives] if self._slots(index) else [])]
-        return (
+        return Program(
             self._buckets.fit(index.queries.tokens.max(keepdims=True), index.queries.units.max(keepdims=True)),
             self._buckets.fit(
                 np.max([side.tokens.max() for side in targets], keepdims=True),
@@ -152,6 +173,20 @@ class TrainingBatches:
             except ImageError as error:
                 raise BadRecordError(*self._subsets[subset].location(row), field, str(error)) from error
         return examples
+
+
+_SAMPLED_STEPS = 64
+
+
+def _padding(plans: Sequence[Plan]) -> tuple[float, float]:
+    """Shares of token places and of image slots that hold nothing."""
+    used, places = np.zeros(2), np.zeros(2)
+    for plan in plans:
+        for bucket, side in ((plan.query_bucket, plan.queries), (plan.target_bucket, plan.targets)):
+            real = side.item != NOTHING
+            used += [np.minimum(side.tokens, bucket.tokens)[real].sum(), side.units[real].sum()]
+            places += len(real) * np.asarray(bucket)
+    return tuple((1 - used / np.maximum(places, 1)).tolist()) if places[1] else (float(1 - used[0] / places[0]), 0.0)
 
 
 def prefetched(batches: TrainingBatches, *, start: int = 0, threads: int, prefetch: int) -> grain.DatasetIterator:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ega_jax.data.buckets import Bucket, Buckets
 from ega_jax.data.index import SideIndex, SubsetIndex
+from ega_jax.data.programs import Program
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int, Int32
@@ -54,6 +55,11 @@ class Plan(NamedTuple):
     draw: Draw
     queries: SideIndex
     targets: SideIndex
+
+    @property
+    def program(self) -> Program:
+        """The shape of the step."""
+        return Program(self.query_bucket, self.target_bucket, self.negatives)
 
 
 def make_plan(

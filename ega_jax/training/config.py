@@ -82,6 +82,9 @@ class DataSettings:
     image_buckets: tuple[int, ...] | None = None
     """The padded numbers of image slots a row (on average over a chunk) that may be compiled, ascending, in the unit of
     the backbone: tiles for LLaVA-OneVision, patches for QQMM. None takes the backbone's own."""
+    max_programs: int | None = 16
+    """Most shapes that steps may have, and so programs that are compiled; None lets each step have the smallest buckets
+    that fit."""
     on_bad_record: Literal["error", "skip"] = "error"
     """A row that cannot be used stops the run, or is counted, reported and left out."""
     verify_images: Literal["path", "header", "decode"] = "decode"
@@ -98,7 +101,8 @@ class DataSettings:
             raise BadInputError(
                 f"data.batch_size {self.batch_size} is not a multiple of data.sub_batch_size {self.sub_batch_size}"
             )
-        _positive(self, *(n for n in ("chunk_size", "max_rows_per_subset") if getattr(self, n) is not None))
+        optional = ("chunk_size", "max_rows_per_subset", "max_programs")
+        _positive(self, *(name for name in optional if getattr(self, name) is not None))
         if self.negatives_per_query is not None and self.negatives_per_query < 0:
             raise BadInputError(f"data.negatives_per_query must not be negative, got {self.negatives_per_query}")
         if wrong := [name for name, weight in self.weights.items() if not (weight > 0 and math.isfinite(weight))]:

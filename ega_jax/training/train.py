@@ -39,6 +39,9 @@ better."""
 
 SCORE = "eval/score"
 
+MAY_CHANGE = ("threads", "prefetch")
+"""Settings of `data` that change nothing but the speed: a run may go on with others."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
@@ -107,12 +110,14 @@ def train(
         sub_batch_size=config.data.sub_batch_size,
         mixing_exponent=config.data.mixing_exponent,
         negatives_per_query=config.data.negatives_per_query,
+        max_programs=config.data.max_programs,
         weights=[config.data.weights.get(subset.info.name, 1.0) for subset in subsets],
         seed=config.seed,
         groups=groups,
         local_groups=local_groups(mesh, groups),
         progress=progress.counter("indexing rows", sum(map(len, subsets))),
     )
+    progress.note(batches.padding)
 
     # ---------------------------------------------------------------- optimizer and update
     optimizer, learning_rate = make_optimizer(config.optimizer, config.steps)
@@ -141,7 +146,9 @@ def train(
     rate = Rate(done)
     with Interrupt() as interrupt, checkpoints, progress.steps(done, config.steps) as advance:
         while done < config.steps and stopped_by is None:
-            state, metrics = update(state, to_global(next(iterator), mesh))
+            with rate.waiting():
+                batch = next(iterator)
+            state, metrics = update(state, to_global(batch, mesh))
             done += 1
             last = done == config.steps
             logging = due(done, config.log_every, last)
@@ -150,8 +157,9 @@ def train(
                 refuse_non_finite(metrics, done)
             if logging:
                 values = {name: float(value) for name, value in metrics.items()}
-                speed = rate.since(done) * config.data.batch_size
-                logged = {**values, "lr": float(learning_rate(done - 1)), "examples_per_s": speed}
+                steps_per_s, wait = rate.since(done)
+                speed = {"examples_per_s": steps_per_s * config.data.batch_size, "data_wait_share": wait}
+                logged = {**values, "lr": float(learning_rate(done - 1)), **speed}
                 write(writers, done, logged)
             score = None
             if validate is not None and validating:
@@ -181,6 +189,9 @@ def claim_run_directory(config: TrainConfig, run_dir: Path) -> None:
     path = run_dir / "config.json"
     if path.exists():
         before, now = (json.loads(text) for text in (to_json(from_json(path)), to_json(config)))
+        for settings in (before, now):
+            for name in MAY_CHANGE:
+                settings["data"].pop(name)
         if changed := list(_differences(before, now)):
             raise BadInputError(
                 f"{run_dir} holds another experiment: {'; '.join(changed)}. Choose another --run-dir, or delete it"
@@ -197,7 +208,7 @@ def texts_of(subsets: Sequence[TrainRows]) -> Iterator[str]:
     for subset in subsets:
         for row in range(len(subset)):
             record = subset[row]
-            yield from (side.text for side in (record.query, record.positive, *record.negatives))
+            yield from (side.text for side in (record.query, *record.positives, *record.negatives))
 
 
 def abstract_state_of(config: TrainConfig, setup: Setup) -> State:
@@ -232,17 +243,25 @@ def write(writers: Sequence[Any], step: int, metrics: Mapping[str, float]) -> No
 
 
 class Rate:
-    """Steps a second, without the pauses for validation and saving."""
+    """Steps a second, without the pauses for validation and saving, and the share of the time that data took."""
 
     def __init__(self, step: int) -> None:
-        self._step, self._time, self._paused = step, time.perf_counter(), 0.0
+        self._step, self._time, self._paused, self._waited = step, time.perf_counter(), 0.0, 0.0
 
-    def since(self, step: int) -> float:
-        """Steps a second since the last call."""
+    def since(self, step: int) -> tuple[float, float]:
+        """Steps a second since the last call, and the share of that time in which the loop waited for a batch."""
         now = time.perf_counter()
-        rate = (step - self._step) / max(now - self._time - self._paused, 1e-9)
-        self._step, self._time, self._paused = step, now, 0.0
-        return rate
+        seconds = max(now - self._time - self._paused, 1e-9)
+        rate, wait = (step - self._step) / seconds, self._waited / seconds
+        self._step, self._time, self._paused, self._waited = step, now, 0.0, 0.0
+        return rate, wait
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The time within was spent waiting for data."""
+        began = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - began
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

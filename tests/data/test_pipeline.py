@@ -149,3 +149,34 @@ def test_global_groups():
         global_groups(3, 64, None)
     with pytest.raises(BadInputError, match="chunk_size 5"):
         global_groups(8, 64, 5)
+
+
+def test_steps_keep_to_the_number_of_programs_and_pad_the_same_rows(subsets, processor):
+    free = batches(subsets, processor)
+    bound = batches(subsets, processor, max_programs=2)
+    shapes = [{source.plan(step).program for step in range(24)} for source in (free, bound)]
+    assert len(shapes[0]) > 2 >= len(shapes[1])
+    for step in (0, 5):
+        one, other = free[step], bound[step]
+        for side in ("queries", "targets"):
+            length = one[side]["input_ids"].shape[2]
+            np.testing.assert_array_equal(one[side]["input_ids"], other[side]["input_ids"][:, :, :length])
+            assert not other[side]["attention_mask"][:, :, length:].any()
+    assert "2 programs at most" in bound.padding
+    waste = [source._padding[0] for source in (free, bound)]
+    assert 0 < waste[0] <= waste[1] < 1
+
+
+@pytest.mark.parametrize("start", [0, 5])
+def test_a_run_goes_on_exactly_with_other_threads_and_processes(subsets, processor, start):
+    """A state is a step: one process on one thread, then two on three each."""
+    whole = batches(subsets, processor, groups=4, steps=9)
+    expected = list(prefetched(whole, start=0, threads=1, prefetch=1))[start:]
+    parts = [batches(subsets, processor, groups=4, steps=9, local_groups=range(2 * i, 2 * i + 2)) for i in range(2)]
+    resumed = [list(prefetched(part, start=start, threads=3, prefetch=4)) for part in parts]
+    for batch, first, second in zip(expected, *resumed, strict=True):
+        for side in ("queries", "targets"):
+            for name, array in batch[side].items():
+                assert array.tobytes() == np.concatenate([first[side][name], second[side][name]]).tobytes()
+        for name in ("query_ids", "target_ids", "positives", "target_mask"):
+            assert batch[name].tobytes() == first[name].tobytes() == second[name].tobytes()
