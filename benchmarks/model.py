@@ -358,16 +358,9 @@ def write_page() -> None:
             section = f"{model} {platform}"
             if section not in results:
                 continue
-            lines += [
-                "",
-                f"## {model}, {platform}",
-                "",
-                results.origin(section) + ".",
-                "",
-                table(results.rows(section)),
-            ]
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text("\n".join(lines) + "\n")
+            lines += [f"## {model}, {platform}\n", f"{results.origin(section)}.\n"]
+            lines += [table(results.rows(section)) + "\n"]
+    (ROOT / "docs/benchmarks/model.md").write_text("\n".join(lines))
 
 
 def table(rows: list[dict[str, Any]]) -> str:
