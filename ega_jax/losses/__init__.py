@@ -1,6 +1,7 @@
 """Contrastive losses: pure functions of arrays that need jax alone."""
 
 from ega_jax.losses.ega import DEFAULTS, Defaults, ega_loss, info_nce_loss
+from ega_jax.losses.gradcache import encode_in_chunks
 from ega_jax.losses.relatives import hardness_weighted_loss, llave_loss, unime_loss
 from ega_jax.losses.sharded import sharded_ega_loss
 from ega_jax.losses.stats import LossStats
@@ -10,6 +11,7 @@ __all__ = [
     "Defaults",
     "LossStats",
     "ega_loss",
+    "encode_in_chunks",
     "hardness_weighted_loss",
     "info_nce_loss",
     "llave_loss",

@@ -72,7 +72,11 @@ def scan(
 
     def zeros(shape: Any, *, all_blocks: bool) -> Any:
         lengths = (shape.shape[0], num_blocks, *shape.shape[1:]) if all_blocks else shape.shape
-        return collectives.vary(collectives.varying_axes(shape), jnp.zeros(lengths, shape.dtype))
+        sharding = collectives.explicit_sharding(shape)
+        if sharding is not None and all_blocks:
+            first, *others = sharding.spec
+            sharding = sharding.update(spec=(first, None, *others))
+        return collectives.vary(collectives.varying_axes(shape), jnp.zeros(lengths, shape.dtype, out_sharding=sharding))
 
     def step(totals: tuple[Any, Any], number: Any) -> tuple[tuple[Any, Any], None]:
         sums, outputs = function(take(number))
@@ -99,7 +103,9 @@ def cut(tree: Tree, num_blocks: int) -> Tree:
 
     def cut_array(array: Any) -> Any:
         rows = -(-array.shape[0] // num_blocks)
-        padding = [(0, rows * num_blocks - array.shape[0])] + [(0, 0)] * (array.ndim - 1)
-        return jnp.pad(array, padding).reshape(rows, num_blocks, *array.shape[1:])
+        missing = rows * num_blocks - array.shape[0]
+        if missing:  # not for arrays of keys, which have no zero
+            array = jnp.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+        return array.reshape(rows, num_blocks, *array.shape[1:])
 
     return jax.tree.map(cut_array, tree)

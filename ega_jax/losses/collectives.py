@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
 
 Tree = TypeVar("Tree")
 AxisName = str | tuple[str, ...] | None
@@ -70,6 +71,13 @@ def varying_axes(array: Any) -> frozenset[str]:
     kind = array if isinstance(array, jax.ShapeDtypeStruct) else jax.typeof(array)
     kind = getattr(kind, "manual_axis_type", kind)
     return frozenset(getattr(kind, "varying", None) or getattr(kind, "vma", None) or ())
+
+
+def explicit_sharding(shape: jax.ShapeDtypeStruct) -> jax.sharding.NamedSharding | None:
+    """Returns the sharding that is part of an array's type, on meshes with Explicit axes alone."""
+    sharding = shape.sharding
+    explicit = isinstance(sharding, jax.sharding.NamedSharding) and AxisType.Explicit in sharding.mesh.axis_types
+    return sharding if explicit else None
 
 
 def vary(axes: frozenset[str], tree: Tree) -> Tree:
