@@ -30,7 +30,7 @@ def inverse_norms(embeddings: Float[Array, "*N D"], normalize: bool) -> Float[Ar
     """Returns 1 / ‖row‖, 0 for a row of zeros (which is then similar to nothing and gets no gradient)."""
     dtype = accumulator_dtype(embeddings.dtype)
     if not normalize:
-        return jnp.ones(embeddings.shape[:-1], dtype)
+        return jnp.ones_like(embeddings[..., 0], dtype)  # varying over the mesh as they do
     norms = jnp.sqrt(jnp.sum(jnp.square(embeddings.astype(dtype)), axis=-1))
     return jnp.where(norms == 0, 0.0, 1.0 / jnp.where(norms == 0, 1.0, norms))
 

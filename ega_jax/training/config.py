@@ -130,6 +130,8 @@ class LossSettings:
     """Add the target-to-query direction."""
     false_negative_margin: float | None = None
     """Leave out negatives that beat the positive by more than this similarity."""
+    exchange: Literal["all_gather", "ring"] = "all_gather"
+    """How devices see each other's targets: every device holds those of all, or they travel round."""
 
     def __post_init__(self) -> None:
         _positive(self, "temperature")

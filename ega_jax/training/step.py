@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
-from ega_jax.losses import ega_loss
+from ega_jax.losses import encode_in_chunks, sharded_ega_loss
 from ega_jax.models.functional import embed_groups
 from ega_jax.training.optimizer import split_frozen
 from ega_jax.training.sharding import BATCH, batch_devices, batch_sharding, local_groups, replicated
@@ -51,10 +50,11 @@ def train_step(
     """
 
     def loss_of(trained: Mapping[str, Array]) -> Any:
-        embed = functools.partial(functional.embed, {**trained, **state["frozen"]})
-        return ega_loss(
-            encode_in_chunks(embed, batch["queries"], mesh),
-            encode_in_chunks(embed, batch["targets"], mesh),
+        parameters = {**trained, **state["frozen"]}
+        loss_fn = sharded_ega_loss(mesh, BATCH, exchange=loss.exchange)
+        return loss_fn(
+            embed_batch(functional.embed, parameters, batch["queries"], mesh),
+            embed_batch(functional.embed, parameters, batch["targets"], mesh),
             positives=batch["positives"],
             query_ids=batch["query_ids"],
             target_ids=batch["target_ids"],
@@ -82,38 +82,26 @@ def train_step(
     return new, metrics
 
 
-def encode_in_chunks(
-    embed: Callable[[Any], Float[Array, "R D"]], inputs: Any, mesh: jax.sharding.Mesh
+def embed_batch(
+    embed: Callable[[Any, Any], Float[Array, "R D"]], parameters: Any, inputs: Any, mesh: jax.sharding.Mesh
 ) -> Float[Array, "N D"]:
-    """Embeds the groups of a batch, one group a device at a time.
-
-    Each round of the scan is rematerialized, so the backward pass holds the activations of one round and not of the
-    batch: autodiff through it *is* GradCache (arXiv 2101.06983), with the exact gradient of the whole batch.
+    """Embeds the groups of a batch, one group a device at a time (GradCache): the gradient is the whole batch's.
 
     Args:
-      embed: one group's inputs -> embeddings of its R rows.
+      embed: (parameters, one group's inputs) -> embeddings of its R rows.
+      parameters: of the model.
       inputs: a tree of arrays with leading axis G = rounds x devices, in row order.
       mesh: splits G.
 
     Returns:
       N = G R embeddings, in row order.
     """
-    devices = batch_devices(mesh)
-    groups = jax.tree.leaves(inputs)[0].shape[0]
-    rounds = groups // devices
-    embed = functools.partial(embed_groups, embed, mesh=mesh, axes=BATCH)
-    if rounds == 1:
-        embeddings = embed(inputs)
-        return embeddings.reshape(-1, embeddings.shape[-1])
 
-    def by_round(x: Array) -> Array:
-        # A device's groups are neighbours: (devices, rounds) -> (rounds, devices) moves nothing between devices.
-        x = x.reshape(devices, rounds, *x.shape[1:]).swapaxes(0, 1)
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(None, BATCH)))
+    def embed_round(parameters: Any, groups: Any) -> Float[Array, "devices R D"]:
+        return embed_groups(functools.partial(embed, parameters), groups, mesh=mesh, axes=BATCH)
 
-    body = jax.checkpoint(embed, prevent_cse=False)
-    _, embeddings = jax.lax.scan(lambda _, chunk: (None, body(chunk)), None, jax.tree.map(by_round, inputs))
-    return embeddings.swapaxes(0, 1).reshape(-1, embeddings.shape[-1])
+    embeddings = encode_in_chunks(embed_round, parameters, inputs, chunk_size=batch_devices(mesh))
+    return embeddings.reshape(-1, embeddings.shape[-1])
 
 
 def hardness_metrics(stats: LossStats) -> Metrics:

@@ -56,7 +56,7 @@ def batches(subsets, setup, mesh, chunk_size=None, steps=20):
 
 
 def run(setup, mesh, source, steps, optimizer, loss):
-    """Losses of `steps` updates and the parameters after them."""
+    """Metrics of `steps` updates, each as an array, and the parameters after them."""
     functional = setup.functional
     make_state = functools.partial(initial_state, optimizer=optimizer, frozen=())
     places = parameter_shardings(functional, mesh)
@@ -64,18 +64,18 @@ def run(setup, mesh, source, steps, optimizer, loss):
     state = jax.jit(make_state, out_shardings=shardings)(functional.initialize(0, places))
     step = functools.partial(train_step, functional=functional, optimizer=optimizer, loss=loss, mesh=mesh)
     update = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
-    losses = []
+    seen = []
     for number in steps:
         state, metrics = update(state, to_global(source[number], mesh))
-        losses.append(float(metrics["loss"]))
+        seen.append(jax.device_get(metrics))
     assert all(array.sharding == places[path] for path, array in state["trained"].items())
-    return np.array(losses), jax.tree.map(np.asarray, state["trained"])
+    return jax.tree.map(lambda *values: np.array(values), *seen), jax.tree.map(np.asarray, state["trained"])
 
 
-def gradients(setup, mesh, source, step):
+def gradients(setup, mesh, source, step, **loss):
     """The gradient of one step: with plain descent at rate 1 it is the change of the parameters."""
     start = jax.tree.map(np.asarray, setup.functional.initialize(0))
-    _, end = run(setup, mesh, source, [step], optax.sgd(1.0), LossSettings(temperature=0.1))
+    _, end = run(setup, mesh, source, [step], optax.sgd(1.0), LossSettings(temperature=0.1, **loss))
     return {path: start[path] - end[path] for path in start}
 
 
@@ -94,13 +94,23 @@ def step_with_negatives(source):
     return next(step for step in range(len(source)) if source.plan(step).negatives)
 
 
-@pytest.mark.parametrize("sizes", [{"data": 8}, {"data": 1, "fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
-def test_the_gradient_is_the_same_on_every_mesh(subsets, setup, sizes):
+@pytest.mark.parametrize(
+    ("sizes", "exchange"),
+    [
+        ({"data": 8}, "all_gather"),
+        ({"data": 1, "fsdp": 8}, "ring"),
+        ({"data": 2, "fsdp": 2, "tensor": 2}, "all_gather"),
+        ({"data": 2, "fsdp": 2, "tensor": 2}, "ring"),
+    ],
+)
+def test_the_gradient_is_the_same_on_every_mesh(subsets, setup, sizes, exchange):
+    """With explicit negatives and both directions: each device has its own positives before its own negatives."""
     alone = batches(subsets, setup, one_device())
     step = step_with_negatives(alone)
-    expected = gradients(setup, one_device(), alone, step)
+    expected = gradients(setup, one_device(), alone, step, symmetric=True)
     mesh = make_mesh(MeshSettings(**sizes))
-    assert_same_gradients(gradients(setup, mesh, batches(subsets, setup, mesh), step), expected)
+    source = batches(subsets, setup, mesh)
+    assert_same_gradients(gradients(setup, mesh, source, step, symmetric=True, exchange=exchange), expected)
 
 
 @pytest.mark.parametrize("chunk_size", [4, 1])
@@ -130,13 +140,31 @@ def test_a_kernel_is_split_over_the_mesh(subsets, setup, model_dir, monkeypatch)
     assert_same_gradients(gradients(kernel, mesh, batches(subsets, kernel, mesh), 0), expected)
 
 
-def test_twenty_losses_agree_on_one_and_eight_devices(subsets, setup):
+def test_twenty_steps_agree_on_one_and_eight_devices(subsets, setup):
     optimizer, _ = make_optimizer(config.optimizer, 20)
     alone, eight = one_device(), make_mesh(MeshSettings(data=4, fsdp=2))
     first, _ = run(setup, alone, batches(subsets, setup, alone), range(20), optimizer, config.loss)
     second, _ = run(setup, eight, batches(subsets, setup, eight), range(20), optimizer, config.loss)
-    np.testing.assert_allclose(second, first, rtol=1e-4)
-    assert np.ptp(first) > 0.1
+    for name, values in first.items():
+        np.testing.assert_allclose(second[name], values, rtol=1e-4, atol=1e-5, err_msg=name)
+    assert np.ptp(first["loss"]) > 0.1
+
+
+def test_the_exchange_is_the_one_that_was_set(subsets, setup):
+    """The step's loss is the one that exchanges targets, not one left to the partitioner."""
+    mesh = make_mesh(MeshSettings(data=4, fsdp=2))
+    source = batches(subsets, setup, mesh)
+    programs = {}
+    for exchange in ("all_gather", "ring"):
+        state = initial_state(setup.functional.initialize(0), optax.sgd(1.0), ())
+        loss = LossSettings(temperature=0.1, exchange=exchange)
+        step = functools.partial(
+            train_step, functional=setup.functional, optimizer=optax.sgd(1.0), loss=loss, mesh=mesh
+        )
+        programs[exchange] = jax.jit(step).lower(state, to_global(source[0], mesh)).as_text()
+    for exchange, program in programs.items():
+        assert ("stablehlo.collective_permute" in program) == (exchange == "ring")
+        assert ("stablehlo.all_gather" in program) == (exchange == "all_gather")
 
 
 def test_frozen_parameters_stay(subsets, setup):
