@@ -7,12 +7,13 @@ M) D); the backward rule only multiplies it by the cotangent.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
-from ega_jax.losses import streaming, two_pass
+from ega_jax.losses import sigmoid, streaming, two_pass
 from ega_jax.losses.problem import Columns, Embeddings, Recipe, Rows, Scalars
 from ega_jax.losses.stats import LossStats
 
@@ -44,7 +45,10 @@ def _evaluate(
     *,
     with_gradient: bool,
 ) -> tuple[Float[Array, ""], LossStats | None, Embeddings | None]:
-    evaluate = two_pass.evaluate if recipe.symmetric or recipe.exchange == "ring" else streaming.evaluate
+    two_passes = recipe.symmetric or recipe.exchange == "ring"
+    evaluate: Callable[..., Any] = two_pass.evaluate if two_passes else streaming.evaluate
+    if recipe.sigmoid:
+        evaluate = sigmoid.evaluate
     return evaluate(recipe, embeddings, rows, columns, scalars, with_gradient=with_gradient)
 
 

@@ -69,6 +69,7 @@ class Recipe:
         log_weight_cap: Upper bound of the log weights, for the combinations that can overflow.
         weighted_value: The value too is that of the weighted distribution, not InfoNCE's.
         top_k: Keep only so many of the most similar negatives of a row.
+        sigmoid: Sum SigLIP's loss over pairs, instead of a softmax's over rows.
         mask_fn: The user's (row_numbers, column_numbers, *mask_args) -> keep.
         symmetric: Average with the loss of the opposite direction, in which columns look for their rows. A row's
             positive is then its own device's column of the same place.
@@ -89,6 +90,7 @@ class Recipe:
     log_weight_cap: float | None = None
     weighted_value: bool = False
     top_k: int | None = None
+    sigmoid: bool = False
     mask_fn: Callable[..., jax.Array] | None = None
     symmetric: bool = False
     mask_transposed: bool = False

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from ega_jax.losses import blocks, collectives, products, row_block
 from ega_jax.losses.problem import Columns, Embeddings, Recipe, Rows, Scalars
 from ega_jax.losses.stats import LossStats
+from ega_jax.losses.tour import receive, tour
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -78,7 +79,7 @@ def evaluate(
     residents = _Resident(queries, norms, own, positive, rows)
     if recipe.symmetric:
         home = home._replace(opposite=_opposite(rows, positive, columns))
-    visitors = _receive(recipe, home)
+    visitors = receive(recipe, home)
     num_blocks = blocks.count_blocks(queries.shape[0], visitors.targets.shape[0], recipe.block_size)
     compare = functools.partial(_compare, recipe, temperature, scalars)
     opposite_recipe = dataclasses.replace(recipe, mask_transposed=True, with_stats=False)
@@ -96,7 +97,7 @@ def evaluate(
         home.opposite and row_block.no_negatives(opposite_recipe, home.norms),
         row_block.no_negatives(recipe, positive),
     )
-    opposite_sums, sums = _tour(recipe, sum_over, visitors, no_sums, _merge, collectives.scatter_log_sum)
+    opposite_sums, sums = tour(recipe, sum_over, visitors, no_sums, _merge, collectives.scatter_log_sum)
     if own is not None:
         own_pairs = _compare_own(recipe, temperature, scalars, residents, columns)
         sums = row_block.merge(sums, row_block.sum_negatives(recipe, own_pairs))
@@ -138,8 +139,8 @@ def evaluate(
         jnp.zeros_like(targets, loss.dtype),
         (jnp.zeros_like(queries, loss.dtype), jnp.zeros_like(temperature) if recipe.learnable_temperature else None),
     )
-    visits = visitors, _receive(recipe, opposite_losses)
-    of_targets, totals = _tour(recipe, differentiate, visits, no_gradients, blocks.add, collectives.scatter_total)
+    visits = visitors, receive(recipe, opposite_losses)
+    of_targets, totals = tour(recipe, differentiate, visits, no_gradients, blocks.add, collectives.scatter_total)
     of_own = None
     if own is not None:
         gradient, of_temperature = row_block.similarity_gradient(recipe, own_pairs, losses, temperature, rows)
@@ -223,42 +224,8 @@ def _positive_similarities(
         _, found = look_among(home)
     else:
         nothing = None, jnp.zeros_like(norms)
-        _, found = _tour(recipe, look_among, _receive(recipe, home), nothing, blocks.add, collectives.scatter_total)
+        _, found = tour(recipe, look_among, receive(recipe, home), nothing, blocks.add, collectives.scatter_total)
     return row_block.nan_if_missing(rows, found)
-
-
-def _receive(recipe: Recipe, home: Any) -> Any:
-    """Returns whom to visit first: this device's own on a ring, all at once otherwise."""
-    return home if recipe.exchange == "ring" else collectives.gather(recipe.axis_name, home)
-
-
-def _tour(recipe: Recipe, visit: Any, visitors: Any, nothing: Any, merge: Any, bring_home: Any) -> Any:
-    """Calls `of_visitors, of_residents = visit(visitors)` until all devices' columns and rows have met.
-
-    Args:
-        recipe: Says how.
-        visit: What to do.
-        visitors: As `_receive` returns them.
-        nothing: What it returns of nobody.
-        merge: Of two results.
-        bring_home: Merges over devices what belongs to visitors of all, and returns this device's part.
-
-    Returns:
-        The merged results: of this device's own columns, and of its rows.
-    """
-    if recipe.exchange != "ring":
-        of_visitors, of_residents = visit(visitors)
-        return jax.tree.map(functools.partial(bring_home, recipe.axis_name), of_visitors), of_residents
-    devices = collectives.size(recipe.axis_name)
-    to_next = [(device, (device + 1) % devices) for device in range(devices)]
-
-    def hop(state: Any, _: None) -> tuple[Any, None]:
-        visitors, so_far = state
-        of_visitors, of_residents = merge(so_far, visit(visitors))
-        visitors, of_visitors = jax.lax.ppermute((visitors, of_visitors), recipe.axis_name, to_next)
-        return (visitors, (of_visitors, of_residents)), None
-
-    return jax.lax.scan(hop, (visitors, nothing), None, length=devices)[0][1]
 
 
 def _merge(some: Any, others: Any) -> Any:

@@ -239,3 +239,73 @@ def _direction(
         stats["effective_negatives"][i] = 1 / ((share / share.sum()) ** 2).sum() if share.sum() > 0 else 0.0
         stats["negative_count"][i] = negative.sum()
     return row_loss, by_temperature, p_bar, gradient, stats
+
+
+def siglip(
+    queries,
+    targets,
+    *,
+    negatives=None,
+    negative_weights=None,
+    temperature=0.1,
+    bias=-10.0,
+    positives=None,
+    query_ids=None,
+    target_ids=None,
+    mask=None,
+    target_mask=None,
+    weights=None,
+    normalize=True,
+    reduction="mean",
+):
+    """SigLIP's loss pair by pair: value, and gradients by queries, targets, negatives, temperature and bias."""
+    sides = [np.asarray(queries, np.float64), np.asarray(targets, np.float64)]
+    num_rows, num_targets = len(sides[0]), len(sides[1])
+    own = negatives is not None and np.ndim(negatives) == 3
+    if negatives is not None:
+        sides.append(np.asarray(negatives, np.float64))
+    norms = [np.linalg.norm(x, axis=-1, keepdims=True) if normalize else np.ones((*x.shape[:-1], 1)) for x in sides]
+    units = [x / np.where(norm == 0, np.inf, norm) for x, norm in zip(sides, norms, strict=True)]
+    gradients = [np.zeros_like(x) for x in sides]
+    positives = np.arange(num_rows) if positives is None else positives
+    weights = np.ones(num_rows) if weights is None else np.asarray(weights, np.float64)
+    total = weights.sum() if reduction == "mean" else 1.0
+    loss = by_temperature = by_bias = 0.0
+    for i in range(num_rows):
+        if weights[i] == 0:
+            continue
+        pairs = [(1, (j,), 1.0) for j in range(num_targets)]
+        if negatives is not None and own:
+            counts = np.ones(len(negatives[i])) if negative_weights is None else negative_weights[i]
+            pairs += [(2, (i, k), count) for k, count in enumerate(counts)]
+        elif negatives is not None:
+            pairs += [(2, (k,), 1.0) for k in range(len(negatives))]
+        for side, place, count in pairs:
+            column = place[0] if side == 1 else num_targets + place[0]
+            is_positive = side == 1 and column == positives[i]
+            if not is_positive and not (own and side == 2):
+                if target_mask is not None and column < len(target_mask) and not target_mask[column]:
+                    continue
+                if query_ids is not None and column < len(target_ids) and query_ids[i] == target_ids[column]:
+                    continue
+                if mask is not None and column < mask.shape[1] and not mask[i, column]:
+                    continue
+            if count == 0:
+                continue
+            label = 1 if is_positive else -1
+            similarity = units[0][i] @ units[side][place]
+            logit = similarity / temperature + bias
+            scale = weights[i] / total * count
+            loss += scale * np.logaddexp(0, -label * logit)
+            by_logit = -label * scale * np.exp(-np.logaddexp(0, label * logit))
+            by_temperature -= by_logit * similarity / temperature**2
+            by_bias += by_logit
+            gradients[0][i] += by_logit / temperature * units[side][place]
+            gradients[side][place] += by_logit / temperature * units[0][i]
+    if normalize:
+        gradients = [
+            (gradient - (gradient * unit).sum(-1, keepdims=True) * unit) / np.where(norm == 0, np.inf, norm)
+            for gradient, unit, norm in zip(gradients, units, norms, strict=True)
+        ]
+    named = dict(zip(("queries", "targets", "negatives"), gradients, strict=False))
+    return loss, {**named, "temperature": by_temperature, "bias": by_bias}

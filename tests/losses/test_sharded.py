@@ -321,7 +321,7 @@ def test_collectives_and_memory():
 BAD_CALLS = {
     "axes": ({"axes": ("data", "model")}, {}, r"axes \['model'\] are not among the mesh's \('data', 'fsdp'\)"),
     "exchange": ({"exchange": "telepathy"}, {}, "exchange must be"),
-    "axis_name": ({"axis_name": "data"}, {}, "sets axis_name itself"),
+    "axis_name": ({"axis_name": "data"}, {}, "axis_name is set from axes"),
     "lengths": ({}, {"negatives": np.ones((3, FEATURES))}, "negatives of length 3 cannot be spread"),
     "ring and top_k": ({"exchange": "ring"}, {"top_k": 3}, "top_k needs all columns at once"),
     "ring and masks": (
