@@ -249,10 +249,12 @@ def ega_recipe(
         raise ValueError(f"hardness must be one of {list(hardness_functions.HARDNESS)}, got {hardness!r}")
     if combine not in hardness_functions.COMBINE:
         raise ValueError(f"combine must be one of {list(hardness_functions.COMBINE)}, got {combine!r}")
+    if not isinstance(log_weight_cap, (int, float)):
+        raise TypeError(f"log_weight_cap must be a Python number, got {type(log_weight_cap).__name__}")
     if not log_weight_cap > 0:
         raise ValueError(f"log_weight_cap must be positive, for log weights are, got {log_weight_cap}")
     if isinstance(beta, (int, float)):
-        if beta < 0:
+        if not beta >= 0:
             raise ValueError(f"beta must not be negative, got {beta}")
         if beta == 0:
             return Recipe(), ()

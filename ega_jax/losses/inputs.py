@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from ega_jax.losses import collectives, masks, products
 
@@ -68,8 +69,10 @@ def check(queries: Any, targets: Any, options: Options) -> Inputs:
         raise ValueError(f'reduction must be "mean" or "sum", got {options.reduction!r}')
     for name in ("block_size", "top_k"):
         value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        if value is not None and not (isinstance(value, (int, np.integer)) and value >= 1):
+            raise ValueError(f"{name} must be at least 1, an integer, got {value}")
+    if not isinstance(options.mask_args, (tuple, list)):
+        raise TypeError("mask_args must be a tuple of arrays; of a single one: mask_args=(array,)")
     collectives.check(options.axis_name)
     if options.exchange == "ring":
         _check_ring(options)

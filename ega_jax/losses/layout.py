@@ -79,20 +79,22 @@ def lay_out(
     else:
         positives = numbering.position(inputs.positives.astype(jnp.int32))
     weights, own_weights = jax.lax.stop_gradient((inputs.weights, inputs.own_weights))
-    row_weights = jnp.ones((num_rows,), dtype) if weights is None else weights.astype(dtype)
+    row_weights = jnp.ones((num_rows,), dtype) if weights is None else _nan_unless(weights >= 0, weights.astype(dtype))
+    if own_weights is not None:
+        own_weights = _nan_unless(own_weights >= 0, own_weights)
 
     # Padding may hold NaN, and 0 * NaN would reach everyone through the products.
     if weights is not None:
-        queries = jnp.where((weights > 0)[:, None], queries, 0)
+        queries = jnp.where((weights != 0)[:, None], queries, 0)
         if own_negatives is not None:
-            own_negatives = jnp.where((weights > 0)[:, None, None], own_negatives, 0)
+            own_negatives = jnp.where((weights != 0)[:, None, None], own_negatives, 0)
     if own_negatives is not None and own_weights is not None:
-        own_negatives = jnp.where((own_weights > 0)[:, :, None], own_negatives, 0)
+        own_negatives = jnp.where((own_weights != 0)[:, :, None], own_negatives, 0)
     target_mask, target_ids, has_keys = inputs.target_mask, inputs.target_ids, None
     if target_mask is not None:
         target_mask = _pad(target_mask, num_columns, True)
         is_positive = jnp.zeros((num_columns * numbering.num_devices,), jnp.int32)
-        is_positive = is_positive.at[jnp.where(row_weights > 0, positives, -1)].set(
+        is_positive = is_positive.at[jnp.where(row_weights != 0, positives, -1)].set(
             1, mode="drop", wrap_negative_indices=False
         )
         is_positive = collectives.scatter_total(axis_name, is_positive) > 0
@@ -104,6 +106,7 @@ def lay_out(
     total = jnp.ones((), dtype)
     if options.reduction == "mean":
         total = collectives.total(axis_name, jnp.sum(row_weights))
+    temperature = scalar("temperature", options.temperature, dtype, positive=True)
     margin = options.false_negative_margin
     recipe = dataclasses.replace(
         recipe,
@@ -124,11 +127,11 @@ def lay_out(
         Embeddings(
             queries,
             targets,
-            scalar("temperature", options.temperature, dtype, positive=True),
+            _nan_unless(temperature > 0, temperature),
             own_negatives,
         ),
         Rows(
-            scale=jnp.where(total > 0, row_weights / jnp.where(total > 0, total, 1.0), 0.0),
+            scale=row_weights / jnp.where(total == 0, 1.0, total),
             positives=positives,
             numbers=row_numbers,
             keys=() if inputs.query_ids is None else (inputs.query_ids,),
@@ -183,10 +186,15 @@ def transpose(problem: Problem) -> Problem:
             positions=rows.numbers,
             numbers=rows.numbers,
             keys=tuple(column for _, column in keys),
-            mask=rows.scale > 0,
+            mask=rows.scale != 0,
         ),
         scalars,
     )
+
+
+def _nan_unless(right: Array, values: Array) -> Array:
+    """Under jit a number out of range cannot be refused; NaN is at least not a wrong loss."""
+    return jnp.where(right, values, jnp.nan)
 
 
 def _pad(values: Array, length: int, value: Any) -> Array:

@@ -27,15 +27,16 @@ def negative_pairs(
     keep = _negative_columns(recipe, rows, columns, scalars)
     num_own = relative_similarity.shape[1] - keep.shape[1]
     if num_own:
-        own = jnp.ones((keep.shape[0], num_own), bool) if rows.own_weights is None else rows.own_weights > 0
+        own = jnp.ones((keep.shape[0], num_own), bool) if rows.own_weights is None else rows.own_weights != 0
         keep = jnp.concatenate([keep, own], axis=1)
+    # Comparisons leave out what they hold for, so that NaN is kept and seen.
     if scalars.false_negative_margin is not None:
-        keep &= relative_similarity <= scalars.false_negative_margin
+        keep &= ~(relative_similarity > scalars.false_negative_margin)
     if recipe.top_k is not None and recipe.top_k < keep.shape[1]:
         # Negatives that are left out come last; with too few others they are the threshold, and stay out.
         candidates = jnp.where(keep, relative_similarity, -jnp.inf)
         threshold = jax.lax.top_k(candidates, recipe.top_k)[0][:, -1:]
-        keep &= candidates >= threshold
+        keep &= ~(candidates < threshold)
     return keep
 
 

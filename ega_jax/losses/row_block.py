@@ -82,7 +82,7 @@ def compare(
     num_columns = columns.numbers.shape[0]
     if rows.own_weights is not None and similarity.shape[1] > num_columns:
         # To count w times is to add log w; a weight of 0 is masked already.
-        log_counts = jnp.log(jnp.where(rows.own_weights > 0, rows.own_weights, 1.0))
+        log_counts = jnp.log(jnp.where(rows.own_weights != 0, rows.own_weights, 1.0))
         logits += jnp.pad(log_counts, ((0, 0), (num_columns, 0)))
     log_weight, amplified_logits = None, None
     if recipe.log_weight is not None:
@@ -155,6 +155,7 @@ def merge(some: NegativeSums, others: NegativeSums) -> NegativeSums:
 def row_losses(recipe: Recipe, rows: Rows, positive_similarity: Float[Array, " N"], sums: NegativeSums) -> RowLosses:
     """Turns sums over all negatives into losses, gradients' normalizers and statistics."""
     loss = jax.nn.softplus(sums.weighted_log_odds if recipe.weighted_value else sums.log_odds)
+    loss = jnp.where(jnp.isnan(positive_similarity), jnp.nan, loss)  # without negatives it would be 0
     amplified = recipe.combine(sums.log_odds, sums.weighted_log_odds)
     stats = None
     if sums.stats is not None:

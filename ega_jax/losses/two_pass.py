@@ -173,7 +173,7 @@ def _compare(
     if rows.mask is not None:
         opposite_rows = opposite_rows._replace(mask=rows.mask.T)
     # Queries of weight 0 are no negatives.
-    opposite_columns = Columns(rows.numbers, rows.numbers, rows.keys, mask=rows.scale > 0)
+    opposite_columns = Columns(rows.numbers, rows.numbers, rows.keys, mask=rows.scale != 0)
     recipe = dataclasses.replace(recipe, mask_transposed=True)
     return pairs, row_block.compare(
         recipe, similarity.T, positive, temperature, opposite_rows, opposite_columns, scalars
