@@ -2,13 +2,14 @@
 
     python docs/figures/draw.py            # writes docs/figures/*.svg, one file for light pages and one for dark ones
 
-Every curve is what `jax.value_and_grad` of `ega_jax.ega_loss` returns for one query, its positive and one negative.
+Every curve is what `jax.value_and_grad` of `ega_jax.ega_loss` returns for one query, its positive and one negative, or
+many where it says so.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ _DEFAULT = f"α {DEFAULTS.alpha:g}, β {DEFAULTS.beta:g}"
 
 def main() -> None:
     for theme, colours in THEMES.items():
-        for name, figure in (("amplification", amplification), ("combine", combine)):
+        for name, figure in (("amplification", amplification), ("combine", combine), ("options", options_one_by_one)):
             (HERE / f"{name}-{theme}.svg").write_text(figure(colours), encoding="utf-8")
 
 
@@ -42,18 +43,29 @@ class Curves(NamedTuple):
     positive: np.ndarray  # τ ∂L/∂s of the positive: P̄ of it - 1
 
 
-def measure(distances: np.ndarray, **options: object) -> Curves:
+def measure(distances: np.ndarray, *, positive: float = POSITIVE, **options: object) -> Curves:
     """Value and gradient of `ega_loss`, for a negative whose similarity exceeds the positive's by each distance."""
+    similarities = jnp.stack([jnp.full(len(distances), positive), positive + distances], axis=1)
+    value, gradient = jax.jit(jax.vmap(_by_similarity(**options)))(similarities)
+    gradient = TEMPERATURE * np.asarray(gradient)
+    return Curves(np.asarray(value), gradient[:, 1], gradient[:, 0])
+
+
+def measure_together(distances: np.ndarray, **options: object) -> np.ndarray:
+    """τ ∂L/∂s of each of many negatives of one query, one at each distance from the positive."""
+    similarities = jnp.concatenate([jnp.array([POSITIVE]), POSITIVE + distances])
+    return TEMPERATURE * np.asarray(jax.jit(_by_similarity(**options))(similarities)[1])[1:]
+
+
+def _by_similarity(**options: object) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+    """Value and gradient as a function of one query's similarities, its positive's first."""
 
     def loss(similarities: jax.Array) -> jax.Array:
         # With the query (1, 0) and targets (s, 0), the gradient by a target's first coordinate is that by s.
-        targets = jnp.stack([similarities, jnp.zeros(2)], axis=1)
+        targets = jnp.stack([similarities, jnp.zeros_like(similarities)], axis=1)
         return ega_loss(jnp.array([[1.0, 0.0]]), targets, temperature=TEMPERATURE, normalize=False, **options)
 
-    similarities = jnp.stack([jnp.full(len(distances), POSITIVE), POSITIVE + distances], axis=1)
-    value, gradient = jax.jit(jax.vmap(jax.value_and_grad(loss)))(similarities)
-    gradient = TEMPERATURE * np.asarray(gradient)
-    return Curves(np.asarray(value), gradient[:, 1], gradient[:, 0])
+    return jax.value_and_grad(loss)
 
 
 # ---------------------------------------------------------------------------------------------------------- the figures
@@ -113,6 +125,78 @@ def combine(colours: Colours) -> str:
         f"One query, its positive and one negative; {_DEFAULT}, τ 0.02. Where the lines part, rows do not sum to 1."
     )
     return document(840, 366, colours, [*parts, text(22, 352, caption, colours.muted, size=12)])
+
+
+def options_one_by_one(colours: Colours) -> str:
+    """The figure of docs/loss.md: what each option does to the push off a negative, the others at their defaults."""
+    distances = np.linspace(-0.4, 0.1, 251)
+    lines = (colours.first, colours.second, colours.third)
+    plain = measure(distances, beta=0.0).negative
+    amplified = {
+        "alpha (β 4)": [(f"α {alpha:g}", {"alpha": alpha, "beta": 4.0}) for alpha in (2.0, 5.0, 20.0)],
+        "beta": [(f"β {beta:g}", {"beta": beta}) for beta in (4.0, 2.0, 1.0)],
+        "hardness (β 4)": [
+            ("relative", {"beta": 4.0}),
+            ("absolute, positive at 0.9", {"beta": 4.0, "hardness": "absolute", "positive": 0.9}),
+            ("absolute, positive at 0.3", {"beta": 4.0, "hardness": "absolute", "positive": 0.3}),
+        ],
+    }
+    far = {"x_ticks": (-0.4, -0.2, 0.0), "x_title": "negative − positive"}
+    parts = []
+    for column, (name, settings) in enumerate(amplified.items()):
+        panel = Panel(52 + 268 * column, 84, 220, 170, (-0.4, 0.1), (0, 6), colours)
+        parts += [panel.title(name, "push, times InfoNCE's"), panel.axes(y_ticks=(0, 2, 4, 6), **far)]
+        parts.append(panel.line(distances, np.ones_like(distances), colours.pale, width=9))
+        for colour, (_, options) in zip(lines, settings, strict=True):
+            parts.append(panel.line(distances, measure(distances, **options).negative / plain, colour))
+        legend = [(colour, 2.6, label) for colour, (label, _) in zip(lines, settings, strict=True)]
+        parts += panel.legend(-0.39, 5.75, legend)
+
+    near = np.linspace(-0.12, 0.08, 401)
+    ticks = {"x_ticks": (-0.1, -0.05, 0.0, 0.05), "x_title": "negative − positive", "x_digits": 2}
+    plain, cut = measure(near, beta=0.0).negative, measure(near, false_negative_margin=0.04).negative
+    panel = Panel(52, 376, 220, 170, (-0.12, 0.08), (0, 1.1), colours)
+    parts += [
+        panel.title("false_negative_margin 0.04", "push, τ × gradient by similarity"),
+        panel.axes(y_ticks=(0, 0.5, 1), y_format="{:.1f}", **ticks),
+        panel.line(near, plain, colours.pale, width=9),
+        panel.line(near, cut, colours.second),
+        *panel.legend(-0.115, 1.0, [(colours.second, 2.6, "EGA"), (colours.pale, 9, "InfoNCE")]),
+    ]
+    crowd = np.linspace(-0.12, -0.02, 101)
+    panel = Panel(320, 376, 220, 170, (-0.12, -0.02), (0, 0.04), colours)
+    parts += [
+        panel.title("top_k 40, of 101 negatives", "push off each, τ × gradient by similarity"),
+        panel.axes(y_ticks=(0, 0.02, 0.04), y_format="{:.2f}", **{**ticks, "x_ticks": (-0.1, -0.06, -0.02)}),
+        panel.line(crowd, measure_together(crowd, beta=0.0), colours.pale, width=9),
+        panel.line(crowd, measure_together(crowd), colours.first),
+        panel.line(crowd, measure_together(crowd, top_k=40), colours.second),
+        *panel.legend(
+            -0.117,
+            0.0365,
+            [(colours.second, 2.6, "EGA, top_k 40"), (colours.first, 2.6, "EGA"), (colours.pale, 9, "InfoNCE")],
+        ),
+    ]
+    panel = Panel(588, 376, 220, 170, (-0.4, 0.1), (0, 0.04), colours)
+    parts += [
+        panel.title("the margin that this amounts to", "τ log w, as a similarity"),
+        panel.axes(y_ticks=(0, 0.02, 0.04), y_format="{:.2f}", **far),
+    ]
+    settings = (("α 20, β 4", {"alpha": 20.0, "beta": 4.0}), ("α 5, β 4", {"beta": 4.0}), (f"{_DEFAULT}", {}))
+    for colour, (_, options) in zip((colours.third, colours.second, colours.first), settings, strict=True):
+        parts.append(panel.line(distances, margin(distances, **options), colour))
+    legend = zip((colours.third, colours.second, colours.first), (2.6,) * 3, (s[0] for s in settings), strict=True)
+    parts += panel.legend(-0.39, 0.038, list(legend))
+    caption = (
+        f"One query, its positive, and one negative (top_k: 101 at once); τ 0.02; {_DEFAULT} unless it says otherwise."
+    )
+    return document(840, 640, colours, [*parts, text(22, 626, caption, colours.muted, size=12)])
+
+
+def margin(distances: np.ndarray, **options: object) -> np.ndarray:
+    """How much more similar the negative would have to be for InfoNCE to push it off as hard."""
+    push, plain = (measure(distances, **o).negative.astype(np.float64) for o in (options, {"beta": 0.0}))
+    return TEMPERATURE * (np.log(push / (1 - push)) - np.log(plain / (1 - plain)))
 
 
 # --------------------------------------------------------------------------------------------------------------- as SVG
