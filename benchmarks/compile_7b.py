@@ -68,7 +68,7 @@ def main() -> None:
     print(f"{arguments.config}: mesh {dict(mesh.shape)}, attention {attention}", flush=True)
 
     model = config_of(config.model.preset).with_resolution(
-        max_tiles=config.model.max_tiles, base_only=config.model.base_only
+        max_tiles=config.model.max_tiles, base_only=config.model.base_only, max_pixels=config.model.max_pixels
     )
     functional = functional_model(config, model)
     optimizer, _ = make_optimizer(config.optimizer, config.steps)
