@@ -1,7 +1,7 @@
 """What the losses cost: time, memory and exactness, against what others would write.
 
     python benchmarks/loss.py                             what this machine can measure, and docs/benchmarks/loss.md
-    python benchmarks/loss.py symmetric --seconds 30      one section; its rows replace the former ones
+    python benchmarks/loss.py symmetric --seconds 30      one section; replaces what it measures again
     python benchmarks/loss.py times --sizes 2048x256      other sizes (rows x features)
     python benchmarks/loss.py accelerator --platform cuda is a hand-written kernel worth it? Needs a GPU or TPU
     python benchmarks/loss.py tpu                         compiles for TPUs that need not be there; needs jax[tpu]
@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", help=f"of {', '.join(SIZES)}, page; all but tpu and accelerator if none")
     parser.add_argument("--platform", default="cpu", help="cpu, cuda or tpu")
     parser.add_argument("--seconds", type=float, default=10, help="how long to repeat what is timed, a size")
+    parser.add_argument("--rounds", type=int, default=5, help="how often even if that takes longer")
     parser.add_argument("--sizes", nargs="*", help="rows x features, as in 8192x1024")
     parser.add_argument("--results", type=Path, default=ROOT / "docs/benchmarks/loss.json")
     parser.add_argument("--page", type=Path, default=ROOT / "docs/benchmarks/loss.md")
@@ -71,7 +72,7 @@ def main() -> None:
     if section != "page":
         jax.config.update("jax_platforms", "cpu" if section == "tpu" else arguments.platform)
         sizes = [tuple(map(int, size.split("x"))) for size in arguments.sizes or SIZES[section].split()]
-        rows = globals()[f"measure_{section}"](sizes, arguments.seconds)
+        rows = globals()[f"measure_{section}"](sizes, arguments.seconds, arguments.rounds)
         device = machine() if arguments.platform == "cpu" else jax.devices()[0].device_kind
         results.save(section, rows, f"{device}, jax {jax.__version__}")
     arguments.page.write_text(loss_page.render(results))
@@ -123,7 +124,7 @@ def product(queries: Any, targets: Any) -> tuple[Callable[[], Any], float]:
 # ---------------------------------------------------------------------------------------------------------- sections
 
 
-def measure_times(sizes: list[tuple[int, ...]], seconds: float) -> list[dict[str, Any]]:
+def measure_times(sizes: list[tuple[int, ...]], seconds: float, rounds: int) -> list[dict[str, Any]]:
     """EGA and InfoNCE against the naive InfoNCE and against the matrix products alone."""
     rows = []
     for num_rows, features in sizes:
@@ -137,7 +138,7 @@ def measure_times(sizes: list[tuple[int, ...]], seconds: float) -> list[dict[str
         }
         if num_rows == 2048:
             programs["beta_0"] = step(tuned(ega_loss, beta=0.0), *arrays)
-        times = interleave(programs, seconds)
+        times = interleave(programs, seconds, rounds)
         row = {
             "rows": num_rows,
             "features": features,
@@ -155,7 +156,7 @@ def measure_times(sizes: list[tuple[int, ...]], seconds: float) -> list[dict[str
     return rows
 
 
-def measure_symmetric(sizes: list[tuple[int, ...]], seconds: float) -> list[dict[str, Any]]:
+def measure_symmetric(sizes: list[tuple[int, ...]], seconds: float, rounds: int) -> list[dict[str, Any]]:
     """Symmetric EGA against the naive symmetric InfoNCE."""
     rows = []
     for num_rows, features in sizes:
@@ -164,14 +165,14 @@ def measure_symmetric(sizes: list[tuple[int, ...]], seconds: float) -> list[dict
             "naive": step(functools.partial(naive_info_nce, symmetric=True), *arrays),
             "ega": step(tuned(ega_loss, symmetric=True), *arrays),
         }
-        times = interleave(programs, seconds, min_rounds=3)
+        times = interleave(programs, seconds, rounds)
         row = {"rows": num_rows, "features": features, "rounds": len(times["ega"])}
         row |= {f"{name}_ms": milliseconds(times[name]) for name in programs}
         rows.append(report(row | {"ega / naive": ratio(times, "ega", "naive")}))
     return rows
 
 
-def measure_peers(sizes: list[tuple[int, ...]], seconds: float) -> list[dict[str, Any]]:
+def measure_peers(sizes: list[tuple[int, ...]], seconds: float, rounds: int) -> list[dict[str, Any]]:
     """The same losses from other libraries; value and gradients, and that the values agree."""
     import optax
 
@@ -199,7 +200,7 @@ def measure_peers(sizes: list[tuple[int, ...]], seconds: float) -> list[dict[str
             ),
             **torch_programs(np.asarray(queries), np.asarray(targets)),
         }
-        times = interleave(programs, seconds)
+        times = interleave(programs, seconds, rounds)
         ours = {"optax.losses.ntxent": "info_nce_loss, as ntxent"}
         for name in programs:
             row = {"rows": num_rows, "features": features, "loss": name, "ms": milliseconds(times[name])}
@@ -242,7 +243,7 @@ def torch_programs(queries: np.ndarray, targets: np.ndarray) -> dict[str, Callab
     return programs
 
 
-def measure_memory(sizes: list[tuple[int, ...]], seconds: float) -> list[dict[str, Any]]:
+def measure_memory(sizes: list[tuple[int, ...]], seconds: float, rounds: int) -> list[dict[str, Any]]:
     """Temporaries of the compiled steps. Nothing runs."""
     rows = []
     for num_rows, features in sizes:
@@ -255,7 +256,7 @@ def measure_memory(sizes: list[tuple[int, ...]], seconds: float) -> list[dict[st
     return rows
 
 
-def measure_large(sizes: list[tuple[int, ...]], seconds: float) -> list[dict[str, Any]]:
+def measure_large(sizes: list[tuple[int, ...]], seconds: float, rounds: int) -> list[dict[str, Any]]:
     """One step of a batch whose logits would not fit, once."""
     rows = []
     for num_rows, features in sizes:
@@ -269,7 +270,7 @@ def measure_large(sizes: list[tuple[int, ...]], seconds: float) -> list[dict[str
     return rows
 
 
-def measure_exact(sizes: list[tuple[int, ...]], seconds: float) -> list[dict[str, Any]]:
+def measure_exact(sizes: list[tuple[int, ...]], seconds: float, rounds: int) -> list[dict[str, Any]]:
     """Errors against float64 numpy: of the value, and of gradients relative to their norm."""
     rows = []
     for num_rows, features in sizes:
@@ -307,7 +308,7 @@ def relative_norm(actual: Any, expected: Any) -> float:
     return float(np.linalg.norm(np.asarray(actual, np.float64) - expected) / np.linalg.norm(expected))
 
 
-def measure_mesh(sizes: list[tuple[int, ...]], seconds: float) -> list[dict[str, Any]]:
+def measure_mesh(sizes: list[tuple[int, ...]], seconds: float, rounds: int) -> list[dict[str, Any]]:
     """Temporaries a device over eight devices, and a quarter of the rows run and compared with one device."""
     jax.config.update("jax_num_cpu_devices", 8)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
@@ -325,7 +326,7 @@ def measure_mesh(sizes: list[tuple[int, ...]], seconds: float) -> list[dict[str,
     return rows
 
 
-def measure_tpu(sizes: list[tuple[int, ...]], seconds: float) -> list[dict[str, Any]]:
+def measure_tpu(sizes: list[tuple[int, ...]], seconds: float, rounds: int) -> list[dict[str, Any]]:
     """The same, compiled by the TPU compiler for chips that need not be there."""
     from jax.experimental import topologies
 
@@ -356,7 +357,7 @@ def exchanges(
     return rows
 
 
-def measure_accelerator(sizes: list[tuple[int, ...]], seconds: float) -> list[dict[str, Any]]:
+def measure_accelerator(sizes: list[tuple[int, ...]], seconds: float, rounds: int) -> list[dict[str, Any]]:
     """bfloat16 steps against the products alone: over 1.3, a hand-written kernel would be worth it."""
     if jax.default_backend() == "cpu":
         sys.exit("the section accelerator needs a GPU or TPU: --platform cuda or --platform tpu")
@@ -364,7 +365,7 @@ def measure_accelerator(sizes: list[tuple[int, ...]], seconds: float) -> list[di
     for num_rows, features in sizes:
         arrays = batch(num_rows, features, jnp.bfloat16)
         one_product, products = product(*arrays)
-        times = interleave({"ega": step(tuned(ega_loss), *arrays), "product": one_product}, seconds)
+        times = interleave({"ega": step(tuned(ega_loss), *arrays), "product": one_product}, seconds, rounds)
         row = {"rows": num_rows, "features": features, "ega_ms": milliseconds(times["ega"])}
         rows.append(report(row | {"ega / floor": ratio(times, "ega", "product") / products}))
     return rows

@@ -34,7 +34,7 @@ if a GPU or TPU shows a step over 1.3 times its floor at D of 768 to 3,584 and N
 
 def render(results: Results) -> str:
     """Returns the page: of each section that was run, its table; first of all, the targets."""
-    targets = [target for target in _targets(results) if target[1]]
+    targets = list(_targets(results))
     parts = [INTRODUCTION, "## Targets\n", table(("what", "measured", "target", ""), targets)]
     for section, title, columns in SECTIONS:
         if section in results:
@@ -211,7 +211,7 @@ def _judge(
 ) -> tuple[str, str, str, str]:
     """Holds the largest value among the rows against the target; nothing is measured where there are none."""
     if not rows:
-        return what, "", "", ""
+        return what, "not measured", f"≤ {target:g}", ""
     value = max(row[key] for row in rows)
     passed = (value if digits is None else round(value, digits)) <= target
     return what, form.format(value), f"≤ {target:g}", "pass" if passed else "**miss**"

@@ -17,19 +17,21 @@ Tree = TypeVar("Tree")
 _DENSE_BYTES = 8 * 2**20
 # Logits of one block.
 _BLOCK_BYTES = 64 * 2**20
-# Rows of one block, at least and at most. CPUs want the block in cache; accelerators want large products.
-_ROWS = {"cpu": (256, 512)}
-_ROWS_ON_ACCELERATORS = (1024, 8192)
+# Rows of one block, at least.
+_MIN_ROWS = {"cpu": 256}
+_MIN_ROWS_ON_ACCELERATORS = 1024
 
 
-def count_blocks(num_rows: int, num_columns: int, block_size: int | None) -> int:
+def count_blocks(num_rows: int, num_columns: int, block_size: int | None, max_rows_on_cpus: int | None = None) -> int:
     """Returns into how many blocks to cut the rows; None lets the size of the logits decide."""
     if block_size is None:
         row_bytes = 4 * num_columns
         if num_rows * row_bytes <= _DENSE_BYTES:
             return 1
-        least, most = _ROWS.get(jax.default_backend(), _ROWS_ON_ACCELERATORS)
-        block_size = min(max(_BLOCK_BYTES // row_bytes, least), most)
+        platform = jax.default_backend()
+        block_size = max(_BLOCK_BYTES // row_bytes, _MIN_ROWS.get(platform, _MIN_ROWS_ON_ACCELERATORS))
+        if platform == "cpu" and max_rows_on_cpus is not None:
+            block_size = min(block_size, max_rows_on_cpus)
     return -(-num_rows // block_size)
 
 

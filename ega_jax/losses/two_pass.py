@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 
+# Twice as many arrays of a block's size live at once as in one pass.
+_MAX_ROWS_ON_CPUS = 512
+
+
 class _Opposite(NamedTuple):
     """Columns as the rows of the opposite direction; those that are no row's positive have a scale of 0."""
 
@@ -80,7 +84,7 @@ def evaluate(
     if recipe.symmetric:
         home = home._replace(opposite=_opposite(rows, positive, columns))
     visitors = receive(recipe, home)
-    num_blocks = blocks.count_blocks(queries.shape[0], visitors.targets.shape[0], recipe.block_size)
+    num_blocks = blocks.count_blocks(queries.shape[0], visitors.targets.shape[0], recipe.block_size, _MAX_ROWS_ON_CPUS)
     compare = functools.partial(_compare, recipe, temperature, scalars)
     opposite_recipe = dataclasses.replace(recipe, mask_transposed=True, with_stats=False)
 
