@@ -89,3 +89,19 @@ def test_a_pictures_tokens_begin_with_the_leading_rows():
 def test_refuses_heads_without_rows_and_columns():
     with pytest.raises(BadInputError, match="multiple of 4"):
         NavitConfig(hidden_size=30, intermediate_size=8, num_hidden_layers=1, num_attention_heads=5, patch_size=2)
+
+
+def test_a_row_of_12288_patches_needs_no_square_of_them():
+    """Nothing runs: the compiled gradient tells what it would hold."""
+    size = 12_288
+    abstract = nnx.eval_shape(lambda: NavitTower(CONFIG, compute=Compute(), rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(abstract)
+    inputs = (
+        jax.ShapeDtypeStruct((size, 12), np.float32),
+        jax.ShapeDtypeStruct((size,), np.int32),
+        jax.ShapeDtypeStruct((size, 2), np.int32),
+    )
+    gradient = jax.grad(lambda state, inputs: (nnx.merge(graphdef, state)(*inputs) ** 2).sum())
+    memory = jax.jit(gradient).lower(state, inputs).compile().memory_analysis()
+    square = 4 * size**2
+    assert memory.temp_size_in_bytes < square / 2
