@@ -16,14 +16,25 @@ from ega_jax.training.config import (
 config = TrainConfig(
     steps=1500,
     log_every=20,
-    model=ModelSettings(preset="qqmm_tiny", vocab_size=1024, dtype="float32", remat="none"),
+    # QQMM's own system turn would be most of each row, and says nothing to a model that knows no language yet.
+    model=ModelSettings(preset="qqmm_tiny", vocab_size=1024, dtype="float32", remat="none", system_prompt=""),
     data=DataSettings(
         directory="glyphs",
         batch_size=64,
         sub_batch_size=16,
-        weights={"GlyphToName": 3, "NameToGlyph": 4, "FaceToFace": 2, "Restyle": 2, "BoxDrawing": 2},
-        # QQMM's prompt has a system turn: some 230 tokens of this tokenizer before the first word of the user.
-        token_buckets=(256, 320, 512),
+        weights={
+            "GlyphToName": 3,
+            "NameToGlyph": 4,
+            "FaceToFace": 2,
+            "Restyle": 2,
+            "SheetByName": 1.5,
+            "SheetByPlace": 1.5,
+            "Diacritic": 1.5,
+            "BoxDrawing": 2,
+            "Kind": 0.5,
+            "Braille": 0.5,
+        },
+        token_buckets=(32, 64, 128, 256),
         image_buckets=(0, 36, 64, 144),  # 144 patches: a sheet of three by three characters
     ),
     loss=LossSettings(temperature=0.05, symmetric=True),

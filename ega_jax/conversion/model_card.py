@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ega_jax
-from ega_jax.data.prompts import TEMPLATES, Control, ImageSlot, render
+from ega_jax.data.prompts import Control, ImageSlot, render, template_of
 from ega_jax.data.records import Side
 from ega_jax.evaluation import Results, markdown_table
 
@@ -107,7 +107,7 @@ def _program(run: TrainedRun, base: str, adapter: bool) -> str:
 def _prompt(run: TrainedRun) -> tuple[str, str, str]:
     """The prompt in its parts: before the images, one image, after the text."""
 
-    template = TEMPLATES[run.model.config.model_type]
+    template = template_of(run.model.config.model_type, run.config.model.system_prompt)
 
     def as_text(images: int) -> str:
         pieces = render(Side("\0", (Path(),) * images), template)  # no picture is opened

@@ -60,16 +60,19 @@ class Example(NamedTuple):
 class Processor:
     """The host side of a model."""
 
-    def __init__(self, config: BackboneConfig, tokenizer: Tokenizer, *, max_tokens: int) -> None:
+    def __init__(
+        self, config: BackboneConfig, tokenizer: Tokenizer, *, max_tokens: int, system: str | None = None
+    ) -> None:
         """
         Args:
           config: the model's.
           tokenizer: text to ids.
           max_tokens: the longest row; a longer text loses its end, visual tokens are never cut.
+          system: the system turn, "" for none; by default the backbone's own.
         """
         self.layout = backbone_of(config.model_type).layout(config.image)
         self._image_config = (config.model_type, config.image)
-        self._template = prompts.TEMPLATES[config.model_type]
+        self._template = prompts.template_of(config.model_type, system)
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
         self._size = functools.lru_cache(maxsize=1 << 20)(images.image_size)

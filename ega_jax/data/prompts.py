@@ -101,6 +101,12 @@ TEMPLATES = {"llava_onevision": LLAVA_ONEVISION, "qqmm": QQMM, "qwen2_vl": QWEN2
 """Template by `model_type`."""
 
 
+def template_of(model_type: str, system: str | None = None) -> Template:
+    """A backbone's template; `system` takes the place of its system turn, and "" leaves that out."""
+    template = TEMPLATES[model_type]
+    return template if system is None else dataclasses.replace(template, system=system or None)
+
+
 def render(side: Side, template: Template = LLAVA_ONEVISION) -> list[Piece]:
     """The prompt of one side, in order; no two `Text` pieces are adjacent."""
     pieces: list[Piece] = []

@@ -43,6 +43,8 @@ class ModelSettings:
     """What the backward pass recomputes: nothing, all but matrix products, or every layer."""
     attention: Literal["auto", "xla", "chunked", "cudnn", "splash"] = "auto"
     """The attention backend; "auto" goes by the platform (see `ega_jax.models.attention`)."""
+    system_prompt: str | None = None
+    """The system turn of every prompt; None is the backbone's own, "" leaves it out."""
     max_tiles: int | None = None
     """Most tiles that a picture is cut into beside its base tile; None is the backbone's own limit."""
     base_only: bool = False

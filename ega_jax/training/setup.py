@@ -72,7 +72,12 @@ def make_processor(config: TrainConfig, model_dir: Path) -> Processor:
       BadInputError: a file of the model directory is missing or damaged.
     """
     model = _model_config(config, model_dir)
-    return Processor(model, fitting_tokenizer(model_dir, model), max_tokens=config.data.token_buckets[-1])
+    return Processor(
+        model,
+        fitting_tokenizer(model_dir, model),
+        max_tokens=config.data.token_buckets[-1],
+        system=config.model.system_prompt,
+    )
 
 
 def _model_config(config: TrainConfig, model_dir: Path) -> BackboneConfig:

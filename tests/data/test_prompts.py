@@ -14,6 +14,7 @@ from ega_jax.data.prompts import (
     encode,
     render,
     strip_image_tokens,
+    template_of,
     text_lengths,
 )
 from ega_jax.data.records import Side
@@ -74,6 +75,14 @@ def test_pieces_of_a_side_with_two_images():
         Control("<|im_start|>"),
         Text("assistant\n"),
     ]
+
+
+def test_a_system_turn_can_be_replaced_or_left_out():
+    side = Side("hello")
+    assert template_of("qqmm") == QQMM
+    assert render(side, template_of("qqmm", "")) == render(side, LLAVA_ONEVISION)
+    assert Text("system\nBe brief.") in render(side, template_of("llava_onevision", "Be brief."))
+    assert template_of("qwen2_vl", "").tokens == QWEN2_VL.tokens
 
 
 def test_the_qqmm_system_turn_has_four_lines():
