@@ -19,9 +19,9 @@ from ega_jax.errors import BadInputError
 from ega_jax.models.functional import embed_groups
 from ega_jax.training.checkpoint import Checkpoints
 from ega_jax.training.config import MeshSettings, ModelSettings, TrainConfig, from_json
-from ega_jax.training.optimizer import split_frozen
 from ega_jax.training.setup import MODEL, Setup, make_setup, starting_parameters
-from ega_jax.training.sharding import BATCH, batch_devices, batch_sharding, parameter_shardings, replicated
+from ega_jax.training.sharding import BATCH, batch_devices, batch_sharding, replicated
+from ega_jax.training.state import restore_parameters
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float32
@@ -72,15 +72,8 @@ class Embedder:
         setup = make_setup(config, directory / MODEL)
         if untrained:
             return cls.of(setup, starting_parameters(config, setup))
-        places = parameter_shardings(setup.functional, setup.mesh)
-        wanted = {
-            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[path])
-            for path, leaf in setup.functional.parameters.items()
-        }
-        trained, frozen = split_frozen(wanted, config.model.frozen)
         with Checkpoints(directory / "checkpoints", config.checkpoint, reading=True) as checkpoints:
-            state = checkpoints.restore({"trained": trained, "frozen": frozen}, step=checkpoints.best)
-        return cls.of(setup, {**state["trained"], **state["frozen"]})
+            return cls.of(setup, restore_parameters(config, setup, checkpoints))
 
     @classmethod
     def of(cls, setup: Setup, parameters: Parameters) -> Embedder:

@@ -25,7 +25,7 @@ import numpy as np
 
 from ega_jax.training.checkpoint import Checkpoints
 from ega_jax.training.setup import make_setup
-from ega_jax.training.train import abstract_state_of
+from ega_jax.training.state import abstract_state_of
 
 from . import micro
 from .colours import write_colours

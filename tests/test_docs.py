@@ -169,12 +169,8 @@ def test_files_that_are_named_exist(page):
 
 def test_every_setting_is_explained_with_its_default():
     text = TEXTS["docs/training.md"]
-    tables = {
-        "run": [field for field in dataclasses.fields(TrainConfig) if not dataclasses.is_dataclass(field.default)]
-    }
-    for group in dataclasses.fields(TrainConfig):
-        if dataclasses.is_dataclass(group.default):
-            tables[f"`{group.name}.`"] = dataclasses.fields(group.default)
+    tables = dict(_tables(TrainConfig, ""))
+    assert len(tables) > 7
     for title, settings in tables.items():
         rows = text[text.index(f"| {title} | default |") :].partition("\n\n")[0].splitlines()
         for setting in settings:
@@ -182,6 +178,15 @@ def test_every_setting_is_explained_with_its_default():
             assert described, f"docs/training.md says nothing of {title} {setting.name}"
             default = described[0].split("|")[2]
             assert any(shown in default for shown in _as_shown(setting)), f"{described[0]}: {setting}"
+
+
+def _tables(settings, name):
+    """Title and plain fields of a class of settings and of those inside it."""
+    fields = dataclasses.fields(settings)
+    yield f"`{name}`" if name else "run", [field for field in fields if not dataclasses.is_dataclass(field.default)]
+    for group in fields:
+        if dataclasses.is_dataclass(group.default):
+            yield from _tables(type(group.default), f"{name}{group.name}.")
 
 
 def _as_shown(setting):
@@ -193,7 +198,7 @@ def _as_shown(setting):
     if default in ((), {}):
         return ["none", "all"]
     if isinstance(default, tuple):
-        return [f"{default[0]} ... {default[-1]}"]
+        return [f"{default[0]} ... {default[-1]}" if len(default) > 1 else default[0]]
     return [str(default), str(default).replace("e-0", "e-")]
 
 

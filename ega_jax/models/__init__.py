@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from ega_jax.models.layers import logical_axes as logical_axes
     from ega_jax.models.llava_onevision import LlavaOnevision as LlavaOnevision
     from ega_jax.models.llava_onevision_config import LlavaOnevisionConfig as LlavaOnevisionConfig
-    from ega_jax.models.lora import LoraConfig as LoraConfig
     from ega_jax.models.lora import add_lora as add_lora
     from ega_jax.models.lora import merge_lora as merge_lora
+    from ega_jax.models.lora_config import LoraConfig as LoraConfig
     from ega_jax.models.presets import PRESETS as PRESETS
     from ega_jax.models.presets import build as build
     from ega_jax.models.presets import load as load
@@ -47,7 +47,7 @@ _HOME = {
     "Compute": "layers",
     "LlavaOnevision": "llava_onevision",
     "LlavaOnevisionConfig": "llava_onevision_config",
-    "LoraConfig": "lora",
+    "LoraConfig": "lora_config",
     "PRESETS": "presets",
     "add_lora": "lora",
     "build": "presets",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Parameters = Mapping[str, jax.Array]
 """Path, such as "language_model/decoder/layers/mlp/up_proj/kernel", to array."""
+
+Shardings = Mapping[str, jax.sharding.Sharding]
+DTypes = Mapping[str, Any]
 
 Model = TypeVar("Model", bound=EmbeddingModel)
 
@@ -44,31 +47,54 @@ class Functional(Generic[Model]):
         self.axes = _flat(logical_axes(state))
 
     def initialize(
-        self, seed: int, shardings: Mapping[str, jax.sharding.Sharding] | None = None
+        self,
+        seed: int,
+        shardings: Shardings | None = None,
+        *,
+        dtypes: DTypes | None = None,
+        paths: Iterable[str] | None = None,
     ) -> dict[str, jax.Array]:
-        """Random weights, each born on the devices that its sharding names: no device ever holds them all."""
+        """Random weights, each born on the devices that its sharding names: no device ever holds them all.
+
+        Args:
+          seed: decides them.
+          shardings: path to where it lives; by default the first device.
+          dtypes: path to its dtype, where it is not the model's own.
+          paths: draw these alone; they are what they are among all.
+        """
+        chosen = tuple(self.parameters if paths is None else paths)
 
         def draw() -> dict[str, jax.Array]:
-            return parameters_of(self._make(nnx.Rngs(seed)))
+            drawn = parameters_of(self._make(nnx.Rngs(seed)))
+            return {path: drawn[path].astype((dtypes or {}).get(path, drawn[path].dtype)) for path in chosen}
 
-        return jax.jit(draw, out_shardings=None if shardings is None else dict(shardings))()
+        places = None if shardings is None else {path: shardings[path] for path in chosen}
+        return jax.jit(draw, out_shardings=places)()
 
     def load(
-        self, model_dir: Path, shardings: Mapping[str, jax.sharding.Sharding] | None = None
+        self, model_dir: Path, shardings: Shardings | None = None, *, dtypes: DTypes | None = None
     ) -> dict[str, jax.Array]:
-        """Published weights, each read straight to the devices that its sharding names.
+        """Published weights, each read straight to the devices that its sharding names; adapters are not among them.
+
+        Args:
+          model_dir: holds them.
+          shardings, dtypes: as for `initialize`.
 
         Raises:
           BadInputError: as `load_weights`.
         """
-        places = shardings or {}
+        places, types = shardings or {}, dtypes or {}
         shapes: Any = {
-            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places.get(path))
+            path: jax.ShapeDtypeStruct(leaf.shape, types.get(path, leaf.dtype), sharding=places.get(path))
             for path, leaf in self.parameters.items()
         }
         model = self.merge(shapes)
         load_weights(model, model_dir)
-        return parameters_of(model)
+        return {
+            path: variable.get_raw_value()
+            for path, variable in _flat(nnx.state(model)).items()
+            if not isinstance(variable, nnx.LoRAParam)
+        }
 
     def merge(self, parameters: Parameters) -> Model:
         """The model with these weights. Cheap; meant to be called under `jax.jit`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from flax import nnx
 
 from ega_jax.errors import BadInputError
 from ega_jax.models.layers import Linear
+from ega_jax.models.lora_config import LoraConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,28 +19,9 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 
-@dataclasses.dataclass(frozen=True)
-class LoraConfig:
-    """Which linear maps get an adapter, and of what size.
-
-    Attributes:
-      rank: the inner dimension of A B.
-      alpha: the product is scaled by alpha / rank.
-      path: a regular expression that a linear map's whole path must match, such as
-        "language_model/decoder/layers/self_attn/q_proj".
-    """
-
-    rank: int = 8
-    alpha: float = 16.0
-    path: str = r"language_model/.*_proj"
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise BadInputError(f"lora rank {self.rank}: must be at least 1")
-
-
 class Lora(nnx.Module):
-    """x A B * alpha / rank. B starts at zero: a new adapter changes nothing."""
+    """x A B * scale, with A (in, rank) drawn from N(0, 1 / in) and B (rank, out). B starts at zero:
+    a new adapter changes nothing."""
 
     def __init__(self, linear: Linear, config: LoraConfig, *, rngs: nnx.Rngs) -> None:
         *stacked, inputs, outputs = linear.kernel.shape
@@ -48,7 +29,7 @@ class Lora(nnx.Module):
         a = inputs**-0.5 * jax.random.normal(rngs.params(), (*stacked, inputs, config.rank))
         self.a = nnx.LoRAParam(a, axes=(axes[0], None))
         self.b = nnx.LoRAParam(jnp.zeros((*stacked, config.rank, outputs)), axes=(None, axes[1]))
-        self.scale = config.alpha / config.rank
+        self.scale = config.scale
         self.dtype = linear.dtype
 
     def __call__(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
@@ -65,18 +46,24 @@ def add_lora(model: nnx.Module, config: LoraConfig, *, rngs: nnx.Rngs) -> None:
     """Gives every linear map whose path matches an adapter, in place; its variables are `flax.nnx.LoRAParam`.
 
     Raises:
-      BadInputError: the expression is not one, or matches no linear map.
+      BadInputError: an expression is not one, or matches no linear map.
     """
-    try:
-        pattern = re.compile(config.path)
-    except re.error as error:
-        raise BadInputError(f"lora path {config.path!r} is not a regular expression: {error}") from error
+    if config.rank == 0:
+        return
     linears = dict(_linears(model))
-    chosen = [linear for path, linear in linears.items() if pattern.fullmatch(path)]
+    chosen: dict[str, Linear] = {}
+    for pattern in config.paths:
+        try:
+            hits = {path: linear for path, linear in linears.items() if re.match(pattern, path)}
+        except re.error as error:
+            raise BadInputError(f"lora paths: {pattern!r} is not a regular expression: {error}") from error
+        if not hits:
+            raise BadInputError(f"lora paths: {pattern!r} matches none of {', '.join(sorted(linears))}")
+        chosen |= hits
     if not chosen:
-        raise BadInputError(f"lora path {config.path!r} matches none of {', '.join(sorted(linears))}")
-    for linear in chosen:
-        linear.lora = nnx.data(Lora(linear, config, rngs=rngs))
+        raise BadInputError(f"lora rank {config.rank}, but lora paths are empty: name what to adapt")
+    for path in sorted(chosen):
+        chosen[path].lora = nnx.data(Lora(chosen[path], config, rngs=rngs))
 
 
 def merge_lora(model: nnx.Module) -> None:

@@ -13,7 +13,8 @@ from ega_jax.models.backbone import BackboneConfig
 from ega_jax.models.backbones import BACKBONES, backbone_of
 from ega_jax.models.embedding_model import EmbeddingModel
 from ega_jax.models.layers import DEFAULT_COMPUTE, Compute
-from ega_jax.models.lora import LoraConfig, add_lora
+from ega_jax.models.lora import add_lora
+from ega_jax.models.lora_config import LoraConfig
 from ega_jax.models.weights import load_weights, save_weights
 
 

@@ -18,6 +18,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from ega_jax.errors import BadInputError
 from ega_jax.losses import DEFAULTS
+from ega_jax.models.lora_config import LoraConfig
+
+_NO_ADAPTERS = LoraConfig(rank=0)
 
 
 def _positive(settings: object, *names: str) -> None:
@@ -53,7 +56,13 @@ class ModelSettings:
     """Most pixels of a picture after resizing, with a backbone that keeps its shape (QQMM, Qwen2-VL); None is the
     backbone's own limit."""
     frozen: tuple[str, ...] = ()
-    """Regular expressions; a parameter whose path matches one from its start is not trained."""
+    """Regular expressions; a parameter whose path matches one from its start is not trained: ("vision_tower/",)."""
+    trained: tuple[str, ...] = ()
+    """Regular expressions for those that are trained; none is all of them, or none beside the adapters of `lora`."""
+    frozen_dtype: Literal["bfloat16", "float32"] | None = None
+    """Type in which matrices that are not trained are held; None is `dtype`, to which they would be cast anyway."""
+    lora: LoraConfig = _NO_ADAPTERS
+    """Low-rank adapters: they are trained, and of the rest only what `trained` matches."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,11 +166,20 @@ class OptimizerSettings:
     """Applied to matrices only: not to norms, biases, embeddings or the newline vector."""
     gradient_clip: float = 1.0
     """Largest global norm of the gradient."""
+    learning_rate_factors: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Factors on the learning rate, by regular expression matched from the start of a path; the first that matches
+    counts, and a parameter that none matches has 1."""
 
     def __post_init__(self) -> None:
         _positive(self, "learning_rate", "gradient_clip")
         if not 0 <= self.warmup < 1:
             raise BadInputError(f"optimizer.warmup is a share of all steps in [0, 1), got {self.warmup}")
+        for pattern, factor in self.learning_rate_factors.items():
+            if not (factor > 0 and math.isfinite(factor)):
+                raise BadInputError(
+                    f"optimizer.learning_rate_factors must be positive, but that of {pattern!r} is {factor}; "
+                    "model.frozen is for what is not to be trained"
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -192,6 +210,8 @@ class CheckpointSettings:
     """Checkpoints of the highest validation score to keep beside the latest."""
     disk_budget_gb: float | None = None
     """Refuse to start when the checkpoints to be kept would need more than this."""
+    save_frozen: bool = False
+    """Save frozen parameters that came from `model.weights` too, so that the run can be read without that directory."""
 
     def __post_init__(self) -> None:
         _positive(self, "every", "keep_latest")

@@ -1,24 +1,22 @@
-"""AdamW with warm-up, cosine decay, clipping, and weight decay on matrices alone."""
+"""AdamW with warm-up, cosine decay, clipping, weight decay on matrices alone, and learning rates by group."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import optax
 
-from ega_jax.errors import BadInputError
+from ega_jax.training.roles import learning_rate_factors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     import jax
 
     from ega_jax.training.config import OptimizerSettings
 
-Leaf = TypeVar("Leaf")
-
-_DECAYED = re.compile(r".*(^|/)kernel$")
+_DECAYED = re.compile(r".*(^|/)(kernel|lora/[ab])$")
 
 
 def make_optimizer(settings: OptimizerSettings, steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
@@ -33,6 +31,12 @@ def make_optimizer(settings: OptimizerSettings, steps: int) -> tuple[optax.Gradi
     )
     # Step 0 of a warm-up from zero would change nothing and cost a whole forward and backward pass.
     learning_rate = (lambda count: schedule(count + 1)) if warmup else schedule
+
+    def scaled(updates: Mapping[str, jax.Array], parameters: object) -> dict[str, jax.Array]:
+        # After AdamW, so that a factor is one on the learning rate: of the step and of the weight decay in it.
+        factors = learning_rate_factors(updates, settings.learning_rate_factors)
+        return {path: update * factors[path] for path, update in updates.items()}
+
     return (
         optax.chain(
             optax.clip_by_global_norm(settings.gradient_clip),
@@ -43,36 +47,12 @@ def make_optimizer(settings: OptimizerSettings, steps: int) -> tuple[optax.Gradi
                 weight_decay=settings.weight_decay,
                 mask=decayed,
             ),
+            optax.stateless(scaled),
         ),
         learning_rate,
     )
 
 
 def decayed(parameters: Mapping[str, jax.Array]) -> dict[str, bool]:
-    """Which parameters weight decay applies to: the kernels of linear maps, not norms, biases or embeddings."""
+    """Which parameters weight decay applies to: kernels and adapters of linear maps, not norms, biases, embeddings."""
     return {path: _DECAYED.match(path) is not None for path in parameters}
-
-
-def split_frozen(parameters: Mapping[str, Leaf], frozen: Sequence[str]) -> tuple[dict[str, Leaf], dict[str, Leaf]]:
-    """Parts parameters into those that are trained and those that are not.
-
-    Args:
-      parameters: path -> array, or its shape.
-      frozen: regular expressions, matched from the start of the path.
-
-    Raises:
-      BadInputError: an expression is not one, matches nothing, or nothing is left to train.
-    """
-    still: set[str] = set()
-    for pattern in frozen:
-        try:
-            hits = {path for path in parameters if re.match(pattern, path)}
-        except re.error as error:
-            raise BadInputError(f"model.frozen: {pattern!r} is not a regular expression: {error}") from None
-        if not hits:
-            raise BadInputError(f"model.frozen: {pattern!r} matches no parameter; paths look like {min(parameters)!r}")
-        still |= hits
-    if len(still) == len(parameters):
-        raise BadInputError("model.frozen: nothing is left to train")
-    trained = {path: value for path, value in parameters.items() if path not in still}
-    return trained, {path: parameters[path] for path in still}

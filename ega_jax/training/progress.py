@@ -20,8 +20,8 @@ class Progress:
         self._console = console or Console(stderr=True, quiet=silent, highlight=False)
 
     def note(self, message: str) -> None:
-        """One line."""
-        self._console.print(message)
+        """Text of its own line or lines."""
+        self._console.print(message, soft_wrap=True, markup=False)
 
     def counter(self, what: str, total: int) -> Callable[[int], None]:
         """A function that is told of items done, and says so now and then."""

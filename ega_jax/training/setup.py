@@ -27,6 +27,7 @@ from ega_jax.models.functional import Functional
 from ega_jax.models.model_files import CONFIG, copy_companions
 from ega_jax.models.presets import config_of
 from ega_jax.training.config import TrainConfig
+from ega_jax.training.roles import Role, held_dtypes, roles_of
 from ega_jax.training.sharding import make_mesh, parameter_shardings
 
 MODEL = "model"
@@ -102,17 +103,25 @@ def fitting_tokenizer(model_dir: Path, model: BackboneConfig) -> Tokenizer:
 
 
 def starting_parameters(config: TrainConfig, setup: Setup) -> dict[str, jax.Array]:
-    """The weights that a run begins with, each born where it lives: the given ones, or random ones of its seed."""
-    places = parameter_shardings(setup.functional, setup.mesh)
-    if config.model.weights is not None:
-        return setup.functional.load(config.model.weights, places)
-    return setup.functional.initialize(config.seed, places)
+    """The weights that a run begins with, each born where it lives: the given ones, or random ones of its seed.
+
+    Adapters are random in either case.
+    """
+    functional = setup.functional
+    places = parameter_shardings(functional, setup.mesh)
+    roles = roles_of(functional.parameters, config.model)
+    dtypes = held_dtypes(functional, roles, config.model)
+    if config.model.weights is None:
+        return functional.initialize(config.seed, places, dtypes=dtypes)
+    given = functional.load(config.model.weights, places, dtypes=dtypes)
+    adapters = [path for path, role in roles.items() if role is Role.ADAPTER]
+    return {**given, **functional.initialize(config.seed, places, paths=adapters)}
 
 
 def functional_model(config: TrainConfig, model: BackboneConfig) -> Functional[EmbeddingModel]:
     """The model of an experiment, as a function of its weights."""
     compute = Compute(dtype=config.model.dtype, remat=config.model.remat, attention=config.model.attention)
-    return Functional(lambda rngs: build(model, rngs=rngs, compute=compute))
+    return Functional(lambda rngs: build(model, rngs=rngs, compute=compute, lora=config.model.lora))
 
 
 def write_model_directory(config: TrainConfig, directory: Path, texts: Callable[[], Iterable[str]]) -> None:

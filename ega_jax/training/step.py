@@ -13,18 +13,17 @@ from jax.sharding import NamedSharding
 
 from ega_jax.losses import encode_in_chunks, sharded_ega_loss
 from ega_jax.models.functional import embed_groups
-from ega_jax.training.optimizer import split_frozen
+from ega_jax.training.roles import split
 from ega_jax.training.sharding import BATCH, batch_devices, batch_sharding, local_groups, replicated
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy as np
     from jaxtyping import Array, Float
 
     from ega_jax.losses import LossStats
     from ega_jax.models.functional import Functional
     from ega_jax.training.config import LossSettings
+    from ega_jax.training.roles import Role
 
 State = dict[str, Any]
 """`step` (an int32 scalar), `trained` and `frozen` (path to array), `optimizer` (optax's own)."""
@@ -121,14 +120,14 @@ def hardness_metrics(stats: LossStats) -> Metrics:
 
 
 def initial_state(
-    parameters: Mapping[str, Array], optimizer: optax.GradientTransformation, frozen: Sequence[str]
+    parameters: Mapping[str, Array], optimizer: optax.GradientTransformation, roles: Mapping[str, Role]
 ) -> State:
     """The state before the first step. Works on shapes alone too, under `jax.eval_shape`."""
-    trained, still = split_frozen(parameters, frozen)
+    trained, frozen = split(parameters, roles)
     return {
         "step": jnp.zeros((), jnp.int32),
         "trained": trained,
-        "frozen": still,
+        "frozen": frozen,
         "optimizer": optimizer.init(trained),
     }
 

@@ -26,9 +26,11 @@ from ega_jax.training.interrupt import Interrupt
 from ega_jax.training.metrics import make_writers
 from ega_jax.training.optimizer import make_optimizer
 from ega_jax.training.progress import Progress
-from ega_jax.training.setup import MODEL, Setup, make_setup, starting_parameters, write_model_directory
-from ega_jax.training.sharding import batch_devices, local_groups, parameter_shardings
-from ega_jax.training.step import State, initial_state, state_shardings, to_global, train_step
+from ega_jax.training.roles import learning_rate_factors, role_table, roles_of
+from ega_jax.training.setup import MODEL, Setup, make_setup, write_model_directory
+from ega_jax.training.sharding import batch_devices, local_groups
+from ega_jax.training.state import abstract_state_of, first_state, restore_state, saved_state
+from ega_jax.training.step import State, to_global, train_step
 
 if TYPE_CHECKING:
     from ega_jax.models.functional import Parameters
@@ -123,6 +125,7 @@ def train(
     optimizer, learning_rate = make_optimizer(config.optimizer, config.steps)
     abstract_state = abstract_state_of(config, setup)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
+    progress.note(describe_roles(config, setup, abstract_state))
     step_fn = functools.partial(train_step, functional=functional, optimizer=optimizer, loss=config.loss, mesh=mesh)
     update = jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
 
@@ -131,11 +134,10 @@ def train(
     resumed_from = checkpoints.latest
     if resumed_from is not None:
         progress.note(f"going on from the checkpoint of step {resumed_from}")
-        state = checkpoints.restore(abstract_state)
+        state = restore_state(config, setup, checkpoints)
     else:
-        make_state = functools.partial(initial_state, optimizer=optimizer, frozen=config.model.frozen)
-        state = jax.jit(make_state, out_shardings=shardings)(starting_parameters(config, setup))
-    checkpoints.require_space(state)
+        state = first_state(config, setup)
+    checkpoints.require_space(saved_state(config, state))
     writers = make_writers(run_dir, config.writers, resumed_from) if jax.process_index() == 0 else []
 
     # ---------------------------------------------------------------- the loop
@@ -172,7 +174,7 @@ def train(
                 # NOTE: after the metrics of this step, so that what is saved has been told.
                 refuse_non_finite(metrics, done)
                 with rate.paused():
-                    checkpoints.save(done, state, score)
+                    checkpoints.save(done, saved_state(config, state), score)
             advance(done, logged)
     for writer in writers:
         writer.close()
@@ -211,15 +213,11 @@ def texts_of(subsets: Sequence[TrainRows]) -> Iterator[str]:
             yield from (side.text for side in (record.query, *record.positives, *record.negatives))
 
 
-def abstract_state_of(config: TrainConfig, setup: Setup) -> State:
-    """The state of a run as shapes that also say where the arrays live: what a checkpoint is restored to."""
-    optimizer, _ = make_optimizer(config.optimizer, config.steps)
-    make_state = functools.partial(initial_state, optimizer=optimizer, frozen=config.model.frozen)
-    shapes = jax.eval_shape(make_state, setup.functional.parameters)
-    places = state_shardings(shapes, parameter_shardings(setup.functional, setup.mesh), setup.mesh)
-    return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, places
-    )
+def describe_roles(config: TrainConfig, setup: Setup, abstract_state: State) -> str:
+    """The table of what is trained and what is not, printed before anything is computed."""
+    factors = learning_rate_factors(abstract_state["trained"], config.optimizer.learning_rate_factors)
+    held = {**abstract_state["trained"], **abstract_state["frozen"]}
+    return role_table(held, roles_of(setup.functional.parameters, config.model), factors)
 
 
 def due(step: int, every: int | None, last: bool) -> bool:

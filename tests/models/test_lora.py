@@ -1,5 +1,7 @@
 """Adapters: nothing at first, trained alone, and gone after merging."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from ega_jax.models import LoraConfig, add_lora, merge_lora
 
 from . import golden
 
-ATTENTION = LoraConfig(rank=3, alpha=6.0, path=r"language_model/.*self_attn/[qv]_proj|projector/linear_1")
+ATTENTION = LoraConfig(rank=3, alpha=6.0, paths=(r"language_model/.*self_attn/[qv]_proj", "projector/linear_1"))
 
 
 def fresh(lora=ATTENTION):
@@ -84,9 +86,10 @@ def test_merged_model_is_the_same_function_and_exports(inputs, tmp_path):
     np.testing.assert_allclose(jax.jit(exported.embed)(inputs), expected, **golden.EMBEDDINGS)
 
 
-def test_product_is_scaled_by_alpha_over_rank():
-    lora = trained(fresh()).projector.linear_1.lora
-    expected = 6.0 / 3 * np.asarray(lora.a[...], np.float64) @ np.asarray(lora.b[...], np.float64)
+@pytest.mark.parametrize(("stabilized", "scale"), [(False, 6.0 / 3), (True, 6.0 / 3**0.5)])
+def test_product_is_scaled_by_alpha_over_rank_or_its_root(stabilized, scale):
+    lora = trained(fresh(dataclasses.replace(ATTENTION, rank_stabilized=stabilized))).projector.linear_1.lora
+    expected = scale * np.asarray(lora.a[...], np.float64) @ np.asarray(lora.b[...], np.float64)
     np.testing.assert_allclose(lora.product(), expected, atol=1e-6)
 
 
@@ -110,8 +113,21 @@ def test_built_abstractly():
 
 def test_faults_are_named():
     with pytest.raises(BadInputError, match="'nothing' matches none of language_model/"):
-        fresh(LoraConfig(path="nothing"))
+        fresh(LoraConfig(paths=("projector/", "nothing")))
     with pytest.raises(BadInputError, match="not a regular expression"):
-        fresh(LoraConfig(path="("))
-    with pytest.raises(BadInputError, match="rank 0"):
-        LoraConfig(rank=0)
+        fresh(LoraConfig(paths=("(",)))
+    with pytest.raises(BadInputError, match="paths are empty"):
+        fresh(LoraConfig(paths=()))
+    with pytest.raises(BadInputError, match="rank -1"):
+        LoraConfig(rank=-1)
+    with pytest.raises(BadInputError, match="alpha must be positive"):
+        LoraConfig(alpha=0.0)
+
+
+def test_rank_zero_is_no_adapters():
+    assert not jax.tree.leaves(nnx.state(fresh(LoraConfig(rank=0)), nnx.LoRAParam))
+
+
+def test_adapters_are_drawn_alike_in_any_order_of_the_expressions():
+    one, other = fresh(), fresh(dataclasses.replace(ATTENTION, paths=ATTENTION.paths[::-1]))
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(one, nnx.LoRAParam), nnx.state(other, nnx.LoRAParam))

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from ega_jax.errors import BadInputError
 from ega_jax.models import build
 from ega_jax.models.functional import Functional
 from ega_jax.training.config import OptimizerSettings
-from ega_jax.training.optimizer import decayed, make_optimizer, split_frozen
+from ega_jax.training.optimizer import decayed, make_optimizer
 
 
 @pytest.fixture(scope="module")
@@ -22,23 +21,6 @@ def test_decay_is_for_kernels_alone(parameters):
     assert not chosen["image_newline"]
     assert not chosen["language_model/embed_tokens/embedding"]
     assert all(chosen[path] for path in parameters if path.endswith("kernel"))
-
-
-def test_frozen_parameters_are_parted_and_nothing_is_lost(parameters):
-    trained, frozen = split_frozen(parameters, ("vision_tower/",))
-    assert frozen
-    assert all(path.startswith("vision_tower/") for path in frozen)
-    assert not any(path.startswith("vision_tower/") for path in trained)
-    assert {**trained, **frozen} == dict(parameters)
-
-
-@pytest.mark.parametrize(
-    ("patterns", "message"),
-    [(("vision_twoer/",), "matches no parameter"), (("(",), "not a regular expression"), ((".*",), "nothing is left")],
-)
-def test_frozen_patterns_must_make_sense(parameters, patterns, message):
-    with pytest.raises(BadInputError, match=message):
-        split_frozen(parameters, patterns)
 
 
 def test_learning_rate_rises_and_falls():

@@ -11,10 +11,12 @@ import pytest
 from ega_jax.data.buckets import Buckets
 from ega_jax.data.mmeb import find_subsets, read_train
 from ega_jax.data.pipeline import TrainingBatches, global_groups
+from ega_jax.models import LoraConfig
 from ega_jax.models.attention import _BACKENDS
 from ega_jax.models.attention.splash import splash_attention
-from ega_jax.training.config import LossSettings, MeshSettings
+from ega_jax.training.config import LossSettings, MeshSettings, ModelSettings
 from ega_jax.training.optimizer import make_optimizer
+from ega_jax.training.roles import roles_of
 from ega_jax.training.setup import make_setup, write_model_directory
 from ega_jax.training.sharding import batch_devices, make_mesh, parameter_shardings
 from ega_jax.training.step import initial_state, state_shardings, to_global, train_step
@@ -58,7 +60,8 @@ def batches(subsets, setup, mesh, chunk_size=None, steps=20):
 def run(setup, mesh, source, steps, optimizer, loss):
     """Metrics of `steps` updates, each as an array, and the parameters after them."""
     functional = setup.functional
-    make_state = functools.partial(initial_state, optimizer=optimizer, frozen=())
+    roles = roles_of(functional.parameters, config.model)
+    make_state = functools.partial(initial_state, optimizer=optimizer, roles=roles)
     places = parameter_shardings(functional, mesh)
     shardings = state_shardings(jax.eval_shape(make_state, functional.parameters), places, mesh)
     state = jax.jit(make_state, out_shardings=shardings)(functional.initialize(0, places))
@@ -167,10 +170,33 @@ def test_the_exchange_is_the_one_that_was_set(subsets, setup):
         assert ("stablehlo.all_gather" in program) == (exchange == "all_gather")
 
 
+@pytest.fixture(scope="module")
+def adapted(subsets, tmp_path_factory):
+    """The model with adapters on every linear map, the towers' too."""
+    lora = LoraConfig(rank=3, paths=("language_model/", "vision_tower/", "projector/"))
+    with_lora = dataclasses.replace(config, model=dataclasses.replace(config.model, lora=lora))
+    model = tmp_path_factory.mktemp("adapted") / "model"
+    write_model_directory(with_lora, model, lambda: texts_of(subsets))
+    return make_setup(with_lora, model)
+
+
+@pytest.mark.parametrize("sizes", [{"data": 1, "fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
+def test_adapters_train_alike_on_one_and_eight_devices(subsets, adapted, sizes):
+    optimizer, _ = make_optimizer(dataclasses.replace(config.optimizer, learning_rate=3e-2), 6)
+    alone, eight = one_device(), make_mesh(MeshSettings(**sizes))
+    first, one = run(adapted, alone, batches(subsets, adapted, alone), range(6), optimizer, config.loss)
+    second, other = run(adapted, eight, batches(subsets, adapted, eight), range(6), optimizer, config.loss)
+    np.testing.assert_allclose(second, first, rtol=1e-4)
+    assert all("/lora/" in path for path in one)
+    assert set(one) == set(other)
+    assert all(np.abs(value).max() > 1e-3 for path, value in one.items() if path.endswith("/b"))
+
+
 def test_frozen_parameters_stay(subsets, setup):
     mesh = one_device()
     functional, optimizer = setup.functional, optax.adam(1e-2)
-    state = initial_state(functional.initialize(0), optimizer, ("vision_tower/",))
+    roles = roles_of(functional.parameters, ModelSettings(frozen=("vision_tower/",)))
+    state = initial_state(functional.initialize(0), optimizer, roles)
     frozen = jax.tree.map(np.asarray, state["frozen"])
     trained = jax.tree.map(np.asarray, state["trained"])
     source = batches(subsets, setup, mesh)
@@ -190,7 +216,8 @@ def test_peak_memory_falls_with_the_chunk(subsets, setup):
     def temporaries(chunk_size):
         source = batches(subsets, setup, mesh, chunk_size)
         optimizer = optax.sgd(1.0)
-        state = initial_state(setup.functional.initialize(0), optimizer, ())
+        roles = roles_of(setup.functional.parameters, config.model)
+        state = initial_state(setup.functional.initialize(0), optimizer, roles)
         step = functools.partial(
             train_step, functional=setup.functional, optimizer=optimizer, loss=config.loss, mesh=mesh
         )

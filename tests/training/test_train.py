@@ -13,7 +13,8 @@ from ega_jax.data.mmeb import find_subsets, read_train
 from ega_jax.errors import BadInputError
 from ega_jax.training.checkpoint import Checkpoints
 from ega_jax.training.setup import make_setup
-from ega_jax.training.train import SCORE, TrainingError, abstract_state_of, train
+from ega_jax.training.state import abstract_state_of
+from ega_jax.training.train import SCORE, TrainingError, train
 
 from ..colours import write_colours
 from ..kill_and_resume import TIMINGS, compare
