@@ -35,7 +35,7 @@ config = TrainConfig(
         chunk_size=4,
         verify_images="header",  # a million pictures: decoding them all first would take hours
         token_buckets=(128, 256, 512, 1024, 2048),
-        tile_buckets=(0, 1, 2),
+        image_buckets=(0, 1, 2),
     ),
     loss=LossSettings(temperature=0.02),
     optimizer=OptimizerSettings(learning_rate=1e-4, warmup=0.1),
