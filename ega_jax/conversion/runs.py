@@ -6,17 +6,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
 from ega_jax.errors import BadInputError
 from ega_jax.models.name_table import slots_of
 from ega_jax.models.safetensors_files import Tensor, open_tensors
 from ega_jax.models.weights import match
 from ega_jax.training.checkpoint import Checkpoints
 from ega_jax.training.config import MeshSettings, TrainConfig, from_json
-from ega_jax.training.optimizer import split_frozen
 from ega_jax.training.setup import MODEL, Setup, make_setup
-from ega_jax.training.sharding import parameter_shardings
+from ega_jax.training.state import restore_parameters
 
 
 class TrainedRun(NamedTuple):
@@ -37,8 +34,12 @@ class TrainedRun(NamedTuple):
     step: int
 
 
-def read_run(directory: Path) -> TrainedRun:
+def read_run(directory: Path, base: Path | None = None) -> TrainedRun:
     """Reads a run.
+
+    Args:
+      directory: of the run.
+      base: where the weights that it began with are now, if they were moved.
 
     Raises:
       BadInputError: it is none, has no checkpoint yet, or one that is damaged.
@@ -48,19 +49,15 @@ def read_run(directory: Path) -> TrainedRun:
         told = "; a model directory needs no conversion: transformers reads it" if is_model else ""
         raise BadInputError(f"{directory}: not a run directory (it has no {MODEL}/){told}")
     config = dataclasses.replace(from_json(directory / "config.json"), mesh=MeshSettings())
+    if base is not None and config.model.weights is not None:
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=base))
     setup = make_setup(config, directory / MODEL)
     with Checkpoints(directory / "checkpoints", config.checkpoint, reading=True) as checkpoints:
         step = checkpoints.best
         if step is None:
             raise BadInputError(f"{directory}: has no checkpoint yet; let it train, or start it again")
-        places = parameter_shardings(setup.functional, setup.mesh)
-        wanted = {
-            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[path])
-            for path, leaf in setup.functional.parameters.items()
-        }
-        trained, frozen = split_frozen(wanted, config.model.frozen)
-        state = checkpoints.restore({"trained": trained, "frozen": frozen}, step=step)
-    return TrainedRun(directory, config, setup, setup.functional.merge({**state["trained"], **state["frozen"]}), step)
+        parameters = restore_parameters(config, setup, checkpoints, step, exact=True)
+    return TrainedRun(directory, config, setup, setup.functional.merge(parameters), step)
 
 
 def base_tensors(run: TrainedRun, base: Path | None) -> dict[str, Tensor]:

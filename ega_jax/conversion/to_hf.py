@@ -52,7 +52,7 @@ def to_hf(
     Raises:
       BadInputError: `run` is no run with a checkpoint, its base is gone, or `target` is there already.
     """
-    trained = read_run(run)
+    trained = read_run(run, base)
     original = base_tensors(trained, base)
     held = sources_of(trained.model)
     tied = _is_tied(trained, original)

@@ -6,6 +6,7 @@ Frozen weights that came from `model.weights` lie on disk already, so a checkpoi
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -63,40 +64,52 @@ def saved_state(config: TrainConfig, state: State) -> dict[str, Any]:
     return {**parts, _DIGESTS: digests(state["frozen"])}
 
 
-def restore_state(config: TrainConfig, setup: Setup, checkpoints: Checkpoints, iterator: Any) -> State:
-    """The state of the newest checkpoint; sets the data iterator to where it was.
+def restore_state(config: TrainConfig, setup: Setup, checkpoints: Checkpoints) -> State:
+    """The state of the newest checkpoint.
 
     Raises:
       BadInputError: the checkpoint is damaged, or the frozen weights are not those that the run began with.
     """
     abstract = abstract_state_of(config, setup)
-    names = ("step", "trained", "optimizer")
-    restored, frozen = _restore(config, setup, checkpoints, {name: abstract[name] for name in names}, iterator, None)
+    wanted = {name: abstract[name] for name in ("step", "trained", "optimizer")}
+    restored, frozen = _restore(config, setup, checkpoints, wanted, None)
     return {**restored, "frozen": frozen}
 
 
 def restore_parameters(
-    config: TrainConfig, setup: Setup, checkpoints: Checkpoints, step: int | None = None
+    config: TrainConfig, setup: Setup, checkpoints: Checkpoints, step: int | None = None, *, exact: bool = False
 ) -> Parameters:
     """The weights of the checkpoint of `step` (the best by default), trained, adapters and frozen.
+
+    Args:
+      config, setup, checkpoints: the run's.
+      step: of the checkpoint.
+      exact: frozen weights that are read from `model.weights` are float32 and not rounded to the type in which they are
+        held: what is merged or exported.
 
     Raises:
       BadInputError: as `restore_state`.
     """
     wanted = {"trained": abstract_state_of(config, setup)["trained"]}
     step = checkpoints.best if step is None else step
-    restored, frozen = _restore(config, setup, checkpoints, wanted, None, step)
+    restored, frozen = _restore(config, setup, checkpoints, wanted, step, exact=exact)
     return {**restored["trained"], **frozen}
 
 
-def digests(parameters: Parameters) -> dict[str, UInt32[Array, ""]]:
-    """A number for each array that a change of any one of its bits changes, wherever the array lives."""
-    return _digests(dict(parameters))
+def digests(parameters: Parameters, dtypes: Mapping[str, Any] | None = None) -> dict[str, UInt32[Array, ""]]:
+    """A number for each array that a change of any one of its bits changes, wherever the array lives.
 
+    Args:
+      parameters: the arrays.
+      dtypes: the number is that of the array in this type.
+    """
 
-@jax.jit
-def _digests(parameters: dict[str, Array]) -> dict[str, Array]:
-    return {path: _digest(value) for path, value in parameters.items()}
+    @jax.jit
+    def of_all(parameters: Parameters) -> dict[str, Array]:
+        types = dtypes or {}
+        return {path: _digest(value.astype(types.get(path, value.dtype))) for path, value in parameters.items()}
+
+    return of_all(dict(parameters))
 
 
 def _digest(value: Array) -> UInt32[Array, ""]:
@@ -114,27 +127,30 @@ def _restore(
     setup: Setup,
     checkpoints: Checkpoints,
     wanted: Mapping[str, Any],
-    iterator: Any,
     step: int | None,
+    *,
+    exact: bool = False,
 ) -> tuple[dict[str, Any], Parameters]:
     """The wanted parts, and the frozen weights."""
     abstract = abstract_state_of(config, setup)["frozen"]
     if config.model.weights is None or config.checkpoint.save_frozen:
-        restored = checkpoints.restore({**wanted, "frozen": abstract}, iterator, step)
+        restored = checkpoints.restore({**wanted, "frozen": abstract}, step)
         return restored, restored.pop("frozen")
     if not abstract:
-        return checkpoints.restore(dict(wanted), iterator, step), {}
+        return checkpoints.restore(dict(wanted), step), {}
     if not config.model.weights.is_dir():
         raise BadInputError(
             f"{config.model.weights}: no such directory, but the run began with the weights there, and its checkpoints "
             "hold only what was trained; put it back"
         )
+    if exact:
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, frozen_dtype="float32"))
     # Before the checkpoint: what is read beside the frozen weights is gone again when the rest arrives.
     frozen = split(starting_parameters(config, setup), roles_of(setup.functional.parameters, config.model))[1]
     number = jax.ShapeDtypeStruct((), jnp.uint32, sharding=replicated(setup.mesh))
-    expected = dict.fromkeys(abstract, number)
-    restored = checkpoints.restore({**wanted, _DIGESTS: expected}, iterator, step)
-    found, expected = digests(frozen), restored.pop(_DIGESTS)
+    restored = checkpoints.restore({**wanted, _DIGESTS: dict.fromkeys(abstract, number)}, step)
+    found = digests(frozen, {path: leaf.dtype for path, leaf in abstract.items()})
+    expected = restored.pop(_DIGESTS)
     if changed := [path for path in sorted(abstract) if int(found[path]) != int(expected[path])]:
         raise BadInputError(
             f"{config.model.weights}: not the weights that the run began with, {changed[0]} and {len(changed) - 1} "

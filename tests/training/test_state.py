@@ -25,7 +25,7 @@ from ega_jax.training.config import MeshSettings, ModelSettings, TrainConfig
 from ega_jax.training.progress import Progress
 from ega_jax.training.setup import functional_model, make_setup, starting_parameters, write_model_directory
 from ega_jax.training.sharding import make_mesh
-from ega_jax.training.state import abstract_state_of, digests, restore_state
+from ega_jax.training.state import abstract_state_of, digests, restore_parameters, restore_state
 from ega_jax.training.train import SCORE, texts_of, train
 
 from ..colours import write_colours
@@ -101,7 +101,7 @@ def alone(config, subsets, tmp_path_factory):
 def state_of(run_dir, config):
     setup = make_setup(config, run_dir / "model")
     with Checkpoints(run_dir / "checkpoints", config.checkpoint) as checkpoints:
-        return jax.tree.map(np.asarray, restore_state(config, setup, checkpoints, None))
+        return jax.tree.map(np.asarray, restore_state(config, setup, checkpoints))
 
 
 def bytes_of(tree):
@@ -218,3 +218,14 @@ def test_frozen_matrices_in_bfloat16_change_no_result_of_products_in_bfloat16(co
         return [json.loads(line)["loss"] for line in lines]
 
     assert losses("narrow", None) == losses("wide", "float32")
+
+    # What is merged or exported is read whole, after it was compared as it is held.
+    narrow = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="bfloat16"))
+    setup = make_setup(narrow, tmp_path / "narrow" / "model")
+    with Checkpoints(tmp_path / "narrow" / "checkpoints", narrow.checkpoint) as checkpoints:
+        held = restore_parameters(narrow, setup, checkpoints)
+        exact = restore_parameters(narrow, setup, checkpoints, exact=True)
+    published = starting_parameters(config, setup)
+    for path in ("vision_tower/patch_embedding/kernel", "language_model/decoder/layers/mlp/up_proj/kernel"):
+        assert held[path].dtype == jnp.bfloat16
+        np.testing.assert_array_equal(exact[path], published[path])
