@@ -44,6 +44,8 @@ class ToHf:
     ega-jax convert to-hf runs/mine exported/mine
 
     ega-jax convert to-hf runs/mine exported/mine --dtype bfloat16 --max-shard-size 2GB
+
+    ega-jax convert to-hf runs/lora exported/adapter --adapter --base-name llava-hf/llava-onevision-qwen2-7b-ov-hf
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -51,13 +53,16 @@ class ToHf:
     target: Annotated[Path, tyro.conf.Positional]
     """The new directory."""
     dtype: DtypeName | None = None
-    """Of the weights; by default that of the weights which the run began with, float32 if these were random."""
+    """Of the weights; by default that of the weights which the run began with, float32 if these were random. Adapters
+    are float32 by default."""
     max_shard_size: str = "5GB"
     """The largest file of weights."""
     base: Path | None = None
     """Where the weights that the run began with are now, if they were moved."""
     base_name: str | None = None
-    """What the model card calls them, such as their name on the Hugging Face hub."""
+    """What the model card calls them, and where PEFT finds them, such as their name on the Hugging Face hub."""
+    adapter: bool = False
+    """Write the LoRA adapters alone, for peft, instead of merging them into the weights."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,19 +114,23 @@ def _from_hf(arguments: Sequence[str]) -> int:
 
 def _to_hf(arguments: Sequence[str]) -> int:
     from ega_jax.conversion.directories import size_in_bytes
+    from ega_jax.conversion.peft_adapter import to_peft
     from ega_jax.conversion.to_hf import to_hf
     from ega_jax.training.progress import Progress
 
     chosen = tyro.cli(ToHf, args=arguments, prog="ega-jax convert to-hf")
-    written = to_hf(
-        chosen.run,
-        chosen.target,
-        dtype=chosen.dtype,
-        max_shard_bytes=size_in_bytes(chosen.max_shard_size),
-        base=chosen.base,
-        base_name=chosen.base_name,
-        counter=Progress().counter,
-    )
+    if chosen.adapter:
+        written = to_peft(chosen.run, chosen.target, dtype=chosen.dtype, base=chosen.base, base_name=chosen.base_name)
+    else:
+        written = to_hf(
+            chosen.run,
+            chosen.target,
+            dtype=chosen.dtype,
+            max_shard_bytes=size_in_bytes(chosen.max_shard_size),
+            base=chosen.base,
+            base_name=chosen.base_name,
+            counter=Progress().counter,
+        )
     print(f"wrote {written.tensors} tensors, {written.nbytes / 1e9:.3g} GB: {chosen.target}")
     return DONE
 

@@ -14,6 +14,7 @@ from ega_jax.evaluation import Results, markdown_table
 if TYPE_CHECKING:
     from ega_jax.conversion.runs import TrainedRun
 
+CARD = "README.md"
 _IN_TRANSFORMERS = ("llava_onevision", "qwen2_vl")
 
 _MERGED = """\

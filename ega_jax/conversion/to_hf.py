@@ -13,7 +13,7 @@ import numpy as np
 from ega_jax.conversion.directories import new_directory
 from ega_jax.conversion.dtypes import DtypeName, cast, dtype_told
 from ega_jax.conversion.from_hf import Written
-from ega_jax.conversion.model_card import model_card
+from ega_jax.conversion.model_card import CARD, model_card
 from ega_jax.conversion.runs import TrainedRun, base_tensors, read_run
 from ega_jax.models.llava_onevision_config import LlavaOnevisionConfig
 from ega_jax.models.model_files import CONFIG, copy_companions
@@ -22,7 +22,6 @@ from ega_jax.models.safetensors_files import Source, Tensor, write_tensors
 from ega_jax.models.weights import sources_of
 from ega_jax.training.setup import MODEL
 
-CARD = "README.md"
 _PREPROCESSOR, _PROCESSOR = "preprocessor_config.json", "processor_config.json"
 _PINPOINTS, _TIED = "image_grid_pinpoints", "tie_word_embeddings"
 

@@ -154,7 +154,7 @@ def write_tensors(
     for file, members in shards.items():
         # Written under another name first: a file that has its right name is a whole one.
         partial = model_dir / f"{file}.part"
-        _write_file(partial, members, progress)
+        write_file(partial, members, progress)
         os.replace(partial, model_dir / file)
     if len(shards) > 1:
         weight_map = {source.name: file for file, members in shards.items() for source in members}
@@ -162,9 +162,11 @@ def write_tensors(
         (model_dir / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _write_file(path: Path, sources: Iterable[Source], progress: Callable[[int], None]) -> None:
-    """One file: the length of the head, the head (JSON), the values. The library's own writer wants all values at
-    once in memory."""
+def write_file(path: Path, sources: Iterable[Source], progress: Callable[[int], None] = lambda written: None) -> None:
+    """Writes one file: the length of the head, the head (JSON), the values.
+
+    The library's own writer wants all values at once in memory.
+    """
     head: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for source in sources:
