@@ -34,7 +34,7 @@ def start(place, run, *, processes, devices):
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     settings = {"data.directory": place / "data", "steps": 16, "checkpoint.every": 8, "validation.every": 8}
-    settings |= {"data.token_buckets": 128, "data.tile_buckets": 5}  # one program to compile
+    settings |= {"data.token_buckets": 128, "data.image_buckets": 5}  # one program to compile
     command = [sys.executable, "-m", "ega_jax", "train", str(EXPERIMENT), "--run-dir", str(place / run)]
     command += [str(word) for name, value in settings.items() for word in (f"--{name}", value)]
     environment = {
