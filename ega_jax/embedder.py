@@ -17,6 +17,7 @@ from ega_jax.data.processor import Processor
 from ega_jax.data.records import IMAGE_TOKEN, Side
 from ega_jax.errors import BadInputError
 from ega_jax.models.functional import embed_groups
+from ega_jax.models.recipe import Recipe
 from ega_jax.training.checkpoint import Checkpoints
 from ega_jax.training.config import MeshSettings, ModelSettings, TrainConfig, from_json
 from ega_jax.training.setup import MODEL, Setup, make_setup, starting_parameters
@@ -40,6 +41,8 @@ class Embedder:
       parameters: the weights.
       processor: the backbone's host side.
       buckets: the shapes that may be compiled.
+      width: D, of the vectors.
+      recipe: how they are made; `matryoshka_dimensions` are the widths that the model was trained to be cut to.
       devices: groups a batch is cut into, one a device.
       place: lays host arrays with a leading group axis on the devices.
     """
@@ -48,6 +51,8 @@ class Embedder:
     parameters: Parameters
     processor: Processor
     buckets: Buckets
+    width: int
+    recipe: Recipe
     devices: int = 1
     place: Callable[[Any], Any] = jax.device_put
 
@@ -93,6 +98,8 @@ class Embedder:
             parameters,
             setup.processor,
             setup.buckets,
+            setup.functional.merge(parameters).config.text.hidden_size,
+            setup.recipe,
             batch_devices(setup.mesh),
             functools.partial(jax.tree.map, place),
         )
@@ -106,6 +113,7 @@ class Embedder:
         items: Sequence[Side | Mapping[str, Any]],
         *,
         batch_size: int = 32,
+        dimensions: int | None = None,
         progress: Callable[[int], None] = lambda items: None,
     ) -> Float32[np.ndarray, "n D"]:
         """Embeds items.
@@ -114,6 +122,8 @@ class Embedder:
           items: sides, or mappings with "text" and "images" (paths or PIL images; "image": x is short for "images":
             [x]); images come before the text.
           batch_size: items encoded at once.
+          dimensions: cut vectors to their first so many entries, and normalise again; None keeps all. Only a model that
+            was trained for it (`recipe.matryoshka_dimensions`) keeps its quality.
           progress: called with the number of items done since the last call.
 
         Returns:
@@ -121,7 +131,7 @@ class Embedder:
 
         Raises:
           BadInputError: an item has neither text nor image, an unknown key, or an image that cannot be decoded; names
-            it.
+            it. Or `dimensions` is not from 1 to D.
         """
         sides = [item if isinstance(item, Side) else _side(number, item) for number, item in enumerate(items)]
         if not sides:
@@ -131,6 +141,9 @@ class Embedder:
         except ImageError:
             self._blame(sides)
             raise
+        width = self.width if dimensions is None else dimensions
+        if not 1 <= width <= self.width:
+            raise BadInputError(f"dimensions must be from 1 to the model's {self.width}, got {dimensions}")
         batch_size = -(-batch_size // self.devices) * self.devices
         # Longest first: neighbours share a bucket, and memory runs out at once or never.
         order = np.lexsort((-sizes.tokens, -sizes.units))
@@ -141,8 +154,10 @@ class Embedder:
             bucket = self.buckets.fit(sizes.tokens[padded], sizes.units[padded], self.devices)
             rows.append(self._encode([sides[i] for i in batch], bucket, batch_size)[: len(batch)])
             progress(len(batch))
-        result = np.empty((len(sides), rows[0].shape[1]), np.float32)
-        result[order] = np.concatenate(rows)
+        result = np.empty((len(sides), width), np.float32)
+        result[order] = np.concatenate(rows)[:, :width]
+        if width < self.width:
+            result /= np.maximum(np.linalg.norm(result, axis=1, keepdims=True), np.float32(1e-7))
         return result
 
     def _encode(self, sides: Sequence[Side], bucket: Bucket, batch_size: int) -> Float32[np.ndarray, "n D"]:

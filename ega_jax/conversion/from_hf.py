@@ -14,6 +14,7 @@ from ega_jax.conversion.dtypes import DtypeName, cast, dtype_told
 from ega_jax.models import build, load_config
 from ega_jax.models.model_files import CONFIG, copy_companions
 from ega_jax.models.name_table import slots_of
+from ega_jax.models.recipe import read_recipe
 from ega_jax.models.safetensors_files import open_tensors, write_tensors
 from ega_jax.models.weights import match
 from ega_jax.training.setup import fitting_tokenizer
@@ -51,6 +52,7 @@ def from_hf(
     """
     config = load_config(source)
     fitting_tokenizer(source, config)
+    read_recipe(source)  # refuse a damaged one
     model = nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))
     slots = slots_of(model)
     tensors = match(open_tensors(source), slots, model.names, source)

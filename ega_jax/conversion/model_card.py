@@ -77,7 +77,7 @@ def model_card(run: TrainedRun, *, base_name: str | None = None, adapter: bool =
             f"With transformers 5{' and peft' if adapter else ''}:",
             _code(_program(run, base or "", adapter)),
         ]
-    if run.config.model.base_only:
+    if run.setup.recipe.base_only:
         parts.append(
             "**These weights were trained on one tile a picture** (`base_only`). transformers' processor always adds "
             "more, so embed pictures with ega_jax."
@@ -108,7 +108,7 @@ def _program(run: TrainedRun, base: str, adapter: bool) -> str:
 def _prompt(run: TrainedRun) -> tuple[str, str, str]:
     """The prompt in its parts: before the images, one image, after the text."""
 
-    template = template_of(run.model.config.model_type, run.config.model.system_prompt)
+    template = template_of(run.model.config.model_type, run.setup.recipe.system_prompt)
 
     def as_text(images: int) -> str:
         pieces = render(Side("\0", (Path(),) * images), template)  # no picture is opened
@@ -132,6 +132,8 @@ def _recipe(run: TrainedRun) -> str:
     tiles, pixels = run.config.model.max_tiles, run.config.model.max_pixels
     limit = "" if tiles is None else f" Pictures are cut into at most {tiles} tiles beside the whole one."
     limit += "" if pixels is None else f" Pictures have at most {pixels:,} pixels after resizing."
+    narrower = ", ".join(map(str, run.setup.recipe.matryoshka_dimensions))
+    dimensions = f"{run.model.config.text.hidden_size}" + (narrower and f"; or the first {narrower}, renormalised")
     return f"""## Recipe
 
 | | |
@@ -139,7 +141,7 @@ def _recipe(run: TrainedRun) -> str:
 | prompt | `{shown}`, with {json.dumps(image)} once for each image, or left out |
 | instruction | the first part of TEXT, worded as in training |
 | embedding | the final-norm hidden state of the last token of the prompt, divided by its Euclidean norm |
-| dimensions | {run.model.config.text.hidden_size} |
+| dimensions | {dimensions} |
 
 TEXT is plain text: ega_jax spells out control tokens such as `<|im_end|>` inside it; a tokenizer of transformers takes
 them for control tokens.{limit}"""

@@ -68,6 +68,7 @@ def to_peft(
     with new_directory(target) as directory:
         write_file(directory / "adapter_model.safetensors", sources)
         copy_companions(run / MODEL, directory)
+        trained.setup.recipe.write(directory)
         complete_processor(trained, directory)
         (directory / CARD).write_text(model_card(trained, base_name=name, adapter=True), encoding="utf-8")
         config = json.dumps(_config(trained, name, modules), indent=2) + "\n"

@@ -63,6 +63,7 @@ def to_hf(
             directory, sources, max_shard_bytes=max_shard_bytes, progress=counter(f"bytes written to {target}", total)
         )
         copy_companions(run / MODEL, directory)
+        trained.setup.recipe.write(directory)
         complete_processor(trained, directory)
         (directory / CARD).write_text(model_card(trained, base_name=base_name), encoding="utf-8")
         published = json.loads((run / MODEL / CONFIG).read_text())

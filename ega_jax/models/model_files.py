@@ -5,8 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from ega_jax.models.recipe import RECIPE
+
 CONFIG = "config.json"
 COMPANIONS = (
+    RECIPE,
     "preprocessor_config.json",
     "processor_config.json",
     "video_preprocessor_config.json",

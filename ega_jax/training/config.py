@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from ega_jax.errors import BadInputError
 from ega_jax.losses import DEFAULTS
 from ega_jax.models.lora_config import LoraConfig
+from ega_jax.models.recipe import check_matryoshka_dimensions
 
 _NO_ADAPTERS = LoraConfig(rank=0)
 
@@ -47,11 +48,12 @@ class ModelSettings:
     attention: Literal["auto", "xla", "chunked", "cudnn", "splash"] = "auto"
     """The attention backend; "auto" goes by the platform (see `ega_jax.models.attention`)."""
     system_prompt: str | None = None
-    """The system turn of every prompt; None is the backbone's own, "" leaves it out."""
+    """The system turn of every prompt, "" leaves it out; None is that of the recipe.json of `weights`, or the
+    backbone's own."""
     max_tiles: int | None = None
     """Most tiles that a picture is cut into beside its base tile; None is the backbone's own limit."""
     base_only: bool = False
-    """Only the base tile of each picture: the cheapest resolution."""
+    """Only the base tile of each picture: the cheapest resolution. The recipe.json of `weights` may ask for it too."""
     max_pixels: int | None = None
     """Most pixels of a picture after resizing, with a backbone that keeps its shape (QQMM, Qwen2-VL); None is the
     backbone's own limit."""
@@ -143,11 +145,15 @@ class LossSettings:
     """Leave out negatives that beat the positive by more than this similarity."""
     exchange: Literal["all_gather", "ring"] = "all_gather"
     """How devices see each other's targets: every device holds those of all, or they travel round."""
+    matryoshka_dimensions: tuple[int, ...] = ()
+    """Widths, ascending and below the model's: the loss is the mean over them and the full width, each of the first
+    entries of every vector, renormalised (arXiv 2205.13147)."""
 
     def __post_init__(self) -> None:
         _positive(self, "temperature")
         if self.alpha < 0 or self.beta < 0:
             raise BadInputError(f"loss.alpha and loss.beta must not be negative, got {self.alpha} and {self.beta}")
+        check_matryoshka_dimensions("loss.matryoshka_dimensions", self.matryoshka_dimensions)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

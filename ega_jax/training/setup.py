@@ -26,6 +26,7 @@ from ega_jax.models.embedding_model import EmbeddingModel
 from ega_jax.models.functional import Functional
 from ega_jax.models.model_files import CONFIG, copy_companions
 from ega_jax.models.presets import config_of
+from ega_jax.models.recipe import Recipe, read_recipe
 from ega_jax.training.config import TrainConfig
 from ega_jax.training.roles import Role, held_dtypes, roles_of
 from ega_jax.training.sharding import make_mesh, parameter_shardings
@@ -42,27 +43,37 @@ class Setup:
       processor: its host side.
       buckets: the shapes that may be compiled.
       mesh: the devices.
+      recipe: how vectors are made: the config's settings, and where it has none the model directory's.
     """
 
     functional: Functional[EmbeddingModel]
     processor: Processor
     buckets: Buckets
     mesh: jax.sharding.Mesh
+    recipe: Recipe
 
 
 def make_setup(config: TrainConfig, model_dir: Path) -> Setup:
     """Builds the parts from a config and a model directory; no weights are read.
 
     Raises:
-      BadInputError: a file of the model directory is missing or damaged, or the mesh does not fit the devices.
+      BadInputError: a file of the model directory is missing or damaged, the mesh does not fit the devices, or a
+        Matryoshka dimension is not below the model's width.
     """
     processor = make_processor(config, model_dir)
     layout = processor.layout
+    model, recipe = _model_config(config, model_dir), recipe_of(config, model_dir)
+    if recipe.matryoshka_dimensions and recipe.matryoshka_dimensions[-1] >= model.text.hidden_size:
+        raise BadInputError(
+            f"matryoshka_dimensions must be below the model's width {model.text.hidden_size}, which is always trained; "
+            f"got {list(recipe.matryoshka_dimensions)}"
+        )
     return Setup(
-        functional_model(config, _model_config(config, model_dir)),
+        functional_model(config, model),
         processor,
         Buckets(config.data.token_buckets, config.data.image_buckets or layout.buckets, layout.unit),
         make_mesh(config.mesh),
+        recipe,
     )
 
 
@@ -77,13 +88,31 @@ def make_processor(config: TrainConfig, model_dir: Path) -> Processor:
         model,
         fitting_tokenizer(model_dir, model),
         max_tokens=config.data.token_buckets[-1],
-        system=config.model.system_prompt,
+        system=recipe_of(config, model_dir).system_prompt,
+    )
+
+
+def recipe_of(config: TrainConfig, model_dir: Path) -> Recipe:
+    """The recipe of a model directory, with what the config sets in its place.
+
+    Raises:
+      BadInputError: its recipe.json is damaged, or of another version of this package.
+    """
+    recipe, settings = read_recipe(model_dir), config.model
+    return dataclasses.replace(
+        recipe,
+        system_prompt=recipe.system_prompt if settings.system_prompt is None else settings.system_prompt,
+        base_only=settings.base_only or recipe.base_only,
+        matryoshka_dimensions=config.loss.matryoshka_dimensions or recipe.matryoshka_dimensions,
     )
 
 
 def _model_config(config: TrainConfig, model_dir: Path) -> BackboneConfig:
-    resolution = {name: getattr(config.model, name) for name in ("max_tiles", "base_only", "max_pixels")}
-    return load_config(model_dir).with_resolution(**resolution)
+    return load_config(model_dir).with_resolution(
+        max_tiles=config.model.max_tiles,
+        base_only=recipe_of(config, model_dir).base_only,
+        max_pixels=config.model.max_pixels,
+    )
 
 
 def fitting_tokenizer(model_dir: Path, model: BackboneConfig) -> Tokenizer:
@@ -125,8 +154,8 @@ def functional_model(config: TrainConfig, model: BackboneConfig) -> Functional[E
 
 
 def write_model_directory(config: TrainConfig, directory: Path, texts: Callable[[], Iterable[str]]) -> None:
-    """Lays down a new run's model configuration and tokenizer: those of the weights to start from, or the preset's and
-    one trained on `texts`."""
+    """Lays down a new run's model configuration, recipe and tokenizer: those of the weights to start from, or the
+    preset's and one trained on `texts`."""
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -146,4 +175,7 @@ def write_model_directory(config: TrainConfig, directory: Path, texts: Callable[
             ("preprocessor_config.json", model.preprocessor_to_hf()),
         ):
             (partial / name).write_text(json.dumps(content, indent=2) + "\n")
+    # Widths that the weights were trained for before are not those that this run trains.
+    recipe = dataclasses.replace(recipe_of(config, partial), matryoshka_dimensions=config.loss.matryoshka_dimensions)
+    recipe.write(partial)
     partial.rename(directory)

@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding
 
 from ega_jax.losses import encode_in_chunks, sharded_ega_loss
 from ega_jax.models.functional import embed_groups
+from ega_jax.training.matryoshka import matryoshka_loss
 from ega_jax.training.roles import split
 from ega_jax.training.sharding import BATCH, batch_devices, batch_sharding, local_groups, replicated
 
@@ -50,10 +51,11 @@ def train_step(
 
     def loss_of(trained: Mapping[str, Array]) -> Any:
         parameters = {**trained, **state["frozen"]}
-        loss_fn = sharded_ega_loss(mesh, BATCH, exchange=loss.exchange)
-        return loss_fn(
+        return matryoshka_loss(
+            sharded_ega_loss(mesh, BATCH, exchange=loss.exchange),
             embed_batch(functional.embed, parameters, batch["queries"], mesh),
             embed_batch(functional.embed, parameters, batch["targets"], mesh),
+            loss.matryoshka_dimensions,
             positives=batch["positives"],
             query_ids=batch["query_ids"],
             target_ids=batch["target_ids"],
@@ -66,7 +68,6 @@ def train_step(
             symmetric=loss.symmetric,
             false_negative_margin=loss.false_negative_margin,
             normalize=False,  # `embed` returns unit rows
-            return_stats=True,
         )
 
     (value, stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state["trained"])
