@@ -37,8 +37,9 @@ from ega_jax.models.presets import config_of
 from ega_jax.training.config import TrainConfig, load_experiment
 from ega_jax.training.optimizer import make_optimizer
 from ega_jax.training.setup import functional_model
-from ega_jax.training.sharding import batch_devices, batch_sharding, make_mesh, parameter_shardings, replicated
-from ega_jax.training.step import initial_state, state_shardings, train_step
+from ega_jax.training.sharding import batch_devices, batch_sharding, make_mesh, replicated
+from ega_jax.training.state import abstract_state
+from ega_jax.training.step import train_step
 
 GIB = 2**30
 ROOT = Path(__file__).parents[1]
@@ -72,7 +73,7 @@ def main() -> None:
     )
     functional = functional_model(config, model)
     optimizer, _ = make_optimizer(config.optimizer, config.steps)
-    state = abstract_state(config, functional, optimizer, mesh)
+    state = abstract_state(config, functional, mesh)
     batch = abstract_batch(config, model, mesh, Bucket(*arguments.query), Bucket(*arguments.target))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = functools.partial(train_step, functional=functional, optimizer=optimizer, loss=config.loss, mesh=mesh)
@@ -139,14 +140,6 @@ def devices_of(arguments: argparse.Namespace) -> list[Any]:
         topology=f"1x1x{arguments.devices}",
         target_config=arguments.gpu.read_text(),
     ).devices
-
-
-def abstract_state(config: TrainConfig, functional: Any, optimizer: Any, mesh: jax.sharding.Mesh) -> Any:
-    """The state as shapes that also say where the arrays live."""
-    make = functools.partial(initial_state, optimizer=optimizer, frozen=config.model.frozen)
-    shapes = jax.eval_shape(make, functional.parameters)
-    places = state_shardings(shapes, parameter_shardings(functional, mesh), mesh)
-    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places)
 
 
 def abstract_batch(

@@ -24,7 +24,7 @@ from ega_jax.training.step import State, initial_state, state_shardings
 if TYPE_CHECKING:
     from jaxtyping import Array, UInt32
 
-    from ega_jax.models.functional import Parameters
+    from ega_jax.models.functional import Functional, Parameters
     from ega_jax.training.checkpoint import Checkpoints
     from ega_jax.training.config import TrainConfig
     from ega_jax.training.setup import Setup
@@ -34,13 +34,18 @@ _DIGESTS = "frozen_digests"
 
 def abstract_state_of(config: TrainConfig, setup: Setup) -> State:
     """The state of a run as shapes that also say where the arrays live."""
-    roles = roles_of(setup.functional.parameters, config.model)
+    return abstract_state(config, setup.functional, setup.mesh)
+
+
+def abstract_state(config: TrainConfig, functional: Functional, mesh: jax.sharding.Mesh) -> State:
+    """The same for a model and a mesh, whose devices need not be there."""
+    roles = roles_of(functional.parameters, config.model)
     optimizer, _ = make_optimizer(config.optimizer, config.steps)
     make_state = functools.partial(initial_state, optimizer=optimizer, roles=roles)
-    dtypes = held_dtypes(setup.functional, roles, config.model)
-    held = {path: jax.ShapeDtypeStruct(leaf.shape, dtypes[path]) for path, leaf in setup.functional.parameters.items()}
+    dtypes = held_dtypes(functional, roles, config.model)
+    held = {path: jax.ShapeDtypeStruct(leaf.shape, dtypes[path]) for path, leaf in functional.parameters.items()}
     shapes = jax.eval_shape(make_state, held)
-    places = state_shardings(shapes, parameter_shardings(setup.functional, setup.mesh), setup.mesh)
+    places = state_shardings(shapes, parameter_shardings(functional, mesh), mesh)
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, places
     )
