@@ -3,11 +3,12 @@
     ega-jax train configs/mmeb_llava_onevision_7b.py --run-dir runs/mmeb_7b
 
 Reported (arXiv 2506.02020 and papers that cite it): temperature 0.02, query to target only, at most 50,000 rows of each
-of MMEB's 20 subsets, a global batch of 1,024. Every other value is a choice, marked with where it comes from.
+of MMEB's 20 subsets, a global batch of 1,024, LoRA. Every other value is a choice, marked with where it comes from.
 """
 
 from pathlib import Path
 
+from ega_jax.models import LoraConfig
 from ega_jax.training.config import (
     CheckpointSettings,
     DataSettings,
@@ -24,7 +25,8 @@ config = TrainConfig(
         preset="llava_onevision_7b",
         weights=Path("models/llava_onevision_7b"),  # what `ega-jax convert from-hf` wrote
         base_only=True,  # choice: one crop of 384 pixels; UniME reaches 70.7 with one of 336
-        frozen=("vision_tower/",),  # choice: LLaVE's
+        # choice: UniME-V2's rank and alpha, for the same backbone; the tower and the projector stay as published
+        lora=LoraConfig(rank=16, alpha=64.0, paths=(r"language_model/.*_proj",)),
     ),
     data=DataSettings(
         directory="prepared/mmeb_train",  # what `ega-jax data prepare` wrote
@@ -38,7 +40,7 @@ config = TrainConfig(
         image_buckets=(0, 1, 2),
     ),
     loss=LossSettings(temperature=0.02),  # reported; alpha, beta and combine are choices, see docs/loss.md
-    optimizer=OptimizerSettings(learning_rate=1e-5, warmup=0.03),  # choice: LLaVE's, which trains the decoder whole too
+    optimizer=OptimizerSettings(learning_rate=1e-4, warmup=0.1),  # choice: UniME-V2's
     mesh=MeshSettings(data=-1, fsdp=8),
     checkpoint=CheckpointSettings(every=200),
 )
