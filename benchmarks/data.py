@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--batches", type=int, default=10_000)
     arguments = parser.parse_args()
-    results = measure.Results(RESULTS)
+    results = measure.Results(RESULTS, ("name", "batches"))
     if arguments.what != "page":
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         with tempfile.TemporaryDirectory() as home:

@@ -62,21 +62,27 @@ def milliseconds(times: list[float]) -> float:
 class Results:
     """A JSON file of sections, each with the machine and the day of its measurement."""
 
-    def __init__(self, path: Path):
-        self._path = path
+    def __init__(self, path: Path, subject: Sequence[str] = ("chips", "rows", "features", "dtype", "exchange", "loss")):
+        """
+        Args:
+            path: The file.
+            subject: The fields that say what a row measured; rows are sorted by them.
+        """
+        self._path, self._subject = path, subject
         self._sections = json.loads(path.read_text()) if path.exists() else {}
 
     def save(self, section: str, rows: list[dict[str, Any]], device: str) -> None:
         """Puts rows in the place of a section's former ones that measured the same."""
-        names = ("chips", "rows", "features", "dtype", "exchange", "loss")
 
         def subject(row: dict[str, Any]) -> list[Any]:
-            return [row.get(name) for name in names]
+            values = [row.get(name) for name in self._subject]
+            # Comparable, where some rows have a number, some a name and some nothing.
+            return [(value is not None, isinstance(value, str), value or 0) for value in values]
 
         new = [subject(row) for row in rows]
         kept = [row for row in self.rows(section) if subject(row) not in new]
         self._sections[section] = {
-            "rows": sorted(kept + rows, key=lambda row: (str(row.get("chips")), row["rows"], row["features"])),
+            "rows": sorted(kept + rows, key=subject),
             "device": device,
             "date": datetime.date.today().isoformat(),
         }

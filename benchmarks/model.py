@@ -81,7 +81,7 @@ def compare(arguments: argparse.Namespace) -> None:
         peaks = {name: worker.stop() for name, worker in workers.items()}
     for row in rows:
         row["peak_gib"] = peaks
-    measure.Results(RESULTS).save(f"{arguments.model} {arguments.platform}", rows, rows[0]["device"])
+    measure.Results(RESULTS, ("task",)).save(f"{arguments.model} {arguments.platform}", rows, rows[0]["device"])
 
 
 def selected(arguments: argparse.Namespace) -> tuple[str, ...]:
@@ -351,7 +351,7 @@ def torch_programs(config: Any, arguments: argparse.Namespace, pictures: Any, te
 
 
 def write_page() -> None:
-    results = measure.Results(RESULTS)
+    results = measure.Results(RESULTS, ("task",))
     lines = [PAGE]
     for model in ("small", "0.5b", "7b"):
         for platform in ("cpu", "gpu"):
