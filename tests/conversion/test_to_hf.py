@@ -19,6 +19,9 @@ from ega_jax.conversion.from_hf import from_hf
 from ega_jax.conversion.runs import read_run
 from ega_jax.conversion.to_hf import to_hf
 from ega_jax.errors import BadInputError
+from ega_jax.models.recipe import read_recipe
+from ega_jax.training.config import ModelSettings, TrainConfig
+from ega_jax.training.setup import make_setup, starting_parameters
 
 from .. import micro
 from ..colours import COLOURS, write_colours
@@ -135,7 +138,10 @@ def test_in_and_out_again_is_exact_where_nothing_was_trained(data, base, tmp_pat
 @pytest.mark.parametrize(
     "options",
     [
-        ("--model.max-tiles", "2"),
+        (
+            *("--model.max-tiles", "2", "--data.token-buckets", "128"),
+            *("--model.system-prompt", "Find the colour.", "--loss.matryoshka-dimensions", "4", "8"),
+        ),
         ("--model.preset", "micro_qwen2_vl", "--data.image-buckets", "0", "16", "--data.token-buckets", "128"),
     ],
     ids=["llava_onevision", "qwen2_vl"],
@@ -147,6 +153,15 @@ def test_a_run_from_random_weights_is_whole_too(options, data, items, tmp_path, 
     model = loaded(tmp_path / "out")
     np.testing.assert_array_equal(model.lm_head.weight.detach(), model.get_input_embeddings().weight.detach())
     np.testing.assert_allclose(embed_by_card(tmp_path / "out", items, monkeypatch), ours(run_dir, items), **EMBEDDINGS)
+    # The directory alone, without the run's settings, has the run's prompt and widths.
+    recipe = read_recipe(tmp_path / "out")
+    assert recipe == read_run(run_dir).setup.recipe
+    assert (recipe.system_prompt is None) == (recipe.matryoshka_dimensions == ()) == ("micro_qwen2_vl" in options)
+    alone = TrainConfig(steps=1, model=ModelSettings(weights=tmp_path / "out", dtype="float32"))
+    setup = make_setup(alone, tmp_path / "out")
+    pairs = [{"text": text, "images": images} for text, images in items]
+    vectors = Embedder.of(setup, starting_parameters(alone, setup)).encode(pairs)
+    np.testing.assert_allclose(vectors, ours(run_dir, items), **EMBEDDINGS)
 
 
 def test_the_base_may_move_but_must_be_there(trained, base, tmp_path, capsys):

@@ -11,6 +11,7 @@ import pytest
 from ega_jax.data.buckets import Buckets
 from ega_jax.data.mmeb import find_subsets, read_train
 from ega_jax.data.pipeline import TrainingBatches, global_groups
+from ega_jax.losses import ega_loss
 from ega_jax.models import LoraConfig
 from ega_jax.models.attention import _BACKENDS
 from ega_jax.models.attention.splash import splash_attention
@@ -141,6 +142,26 @@ def test_a_kernel_is_split_over_the_mesh(subsets, setup, model_dir, monkeypatch)
     mesh = make_mesh(MeshSettings(data=2, tensor=2), jax.devices()[:4])
     expected = gradients(setup, one_device(), batches(subsets, setup, one_device()), 0)
     assert_same_gradients(gradients(kernel, mesh, batches(subsets, kernel, mesh), 0), expected)
+
+
+def test_matryoshka_dimensions_give_the_gradient_of_the_explicit_mean(subsets, setup):
+    mesh = one_device()
+    batch = batches(subsets, setup, mesh)[0]
+
+    def mean_of_losses(parameters):
+        queries, targets = (
+            setup.functional.embed(parameters, jax.tree.map(lambda x: x[0], batch[side]))
+            for side in ("queries", "targets")
+        )
+        labels = {name: batch[name] for name in ("positives", "query_ids", "target_ids", "target_mask")}
+        # `ega_loss` normalises what was cut.
+        cut = [ega_loss(queries[:, :d], targets[:, :d], temperature=0.1, **labels) for d in (16, 4, 8)]
+        return sum(cut) / 3
+
+    expected = jax.tree.map(np.asarray, jax.jit(jax.grad(mean_of_losses))(setup.functional.initialize(0)))
+    assert_same_gradients(
+        gradients(setup, mesh, batches(subsets, setup, mesh), 0, matryoshka_dimensions=(4, 8)), expected
+    )
 
 
 def test_twenty_steps_agree_on_one_and_eight_devices(subsets, setup):
