@@ -25,7 +25,7 @@ class Pairs(NamedTuple):
 
     similarity: Float[Array, "rows columns"]  # s
     relative_similarity: Float[Array, "rows columns"]  # d = s - s_positive
-    is_own: Bool[Array, " columns"]  # the candidate is a negative of this query alone
+    is_own: Bool[Array, "#rows #columns"]  # the candidate is a negative of this query alone
 
 
 # (pairs, *scalar parameters) -> log weights of the pairs' shape.

@@ -74,6 +74,8 @@ class Recipe:
         symmetric: Average with the loss of the opposite direction, in which columns look for their rows. A row's
             positive is then its own device's column of the same place.
         mask_transposed: The rows are the user's columns, as in the target-to-query direction.
+        columns_first: Arrays of pairs have columns as leading axis. So both directions of a symmetric loss share
+            one array of similarities, and nothing is transposed. Not for own negatives or statistics.
         normalize: Divide out the norms of the embeddings.
         precision: Of the matrix products, as in `jax.lax.dot_general`.
         learnable_temperature: Compute the temperature's cotangent too.
@@ -94,6 +96,7 @@ class Recipe:
     mask_fn: Callable[..., jax.Array] | None = None
     symmetric: bool = False
     mask_transposed: bool = False
+    columns_first: bool = False
     normalize: bool = True
     precision: Any = None
     learnable_temperature: bool = False

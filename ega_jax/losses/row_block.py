@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Comparison(NamedTuple):
-    """A block of rows against columns, each pair compared with the row's positive."""
+    """A block of rows against columns, each pair compared with the row's positive; (M, N) if columns come first."""
 
     similarity: Float[Array, "N M+K"]
     relative_similarity: Float[Array, "N M+K"]
@@ -55,10 +55,12 @@ class RowLosses(NamedTuple):
     stats: LossStats | None
 
 
-def positive_similarities(similarity: Float[Array, "N M+K"], rows: Rows, columns: Columns) -> Float[Array, " N"]:
+def positive_similarities(
+    recipe: Recipe, similarity: Float[Array, "N M+K"], rows: Rows, columns: Columns
+) -> Float[Array, " N"]:
     """Picks each row's similarity to its positive, which must be among the columns."""
-    is_positive = masks.positive_pairs(rows, columns, similarity.shape[1])
-    return nan_if_missing(rows, jnp.sum(jnp.where(is_positive, similarity, 0.0), axis=1))
+    is_positive = masks.positive_pairs(recipe, rows, columns, similarity.shape[1])
+    return nan_if_missing(rows, jnp.sum(jnp.where(is_positive, similarity, 0.0), axis=masks.column_axis(recipe)))
 
 
 def nan_if_missing(rows: Rows, positive_similarity: Float[Array, " N"]) -> Float[Array, " N"]:
@@ -76,7 +78,7 @@ def compare(
     scalars: Scalars,
 ) -> Comparison:
     """Finds the negatives among the columns and, behind them, the rows' own negatives, with logits and weights."""
-    relative = similarity - positive_similarity[:, None]
+    relative = similarity - masks.by_row(recipe, positive_similarity)
     is_negative = masks.negative_pairs(recipe, rows, columns, scalars, relative)
     logits = jnp.where(is_negative, relative * (1.0 / temperature), -jnp.inf)
     num_columns = columns.numbers.shape[0]
@@ -86,13 +88,13 @@ def compare(
         logits += jnp.pad(log_counts, ((0, 0), (num_columns, 0)))
     log_weight, amplified_logits = None, None
     if recipe.log_weight is not None:
-        is_own = jnp.arange(similarity.shape[1]) >= num_columns
+        is_own = masks.by_column(recipe, jnp.arange(similarity.shape[masks.column_axis(recipe)]) >= num_columns)
         pairs = hardness.Pairs(similarity, relative, is_own)
         log_weight = recipe.log_weight(pairs, *scalars.weight_parameters)
         if recipe.log_weight_cap is not None:
             log_weight = jnp.minimum(log_weight, _cap(recipe))
         amplified_logits = logits + log_weight
-    is_positive = masks.positive_pairs(rows, columns, similarity.shape[1])
+    is_positive = masks.positive_pairs(recipe, rows, columns, similarity.shape[masks.column_axis(recipe)])
     return Comparison(similarity, relative, is_positive, is_negative, logits, log_weight, amplified_logits)
 
 
@@ -105,19 +107,20 @@ def _cap(recipe: Recipe) -> float:
 
 def _weighted_shares(recipe: Recipe, pairs: Comparison, log_normalizer: Float[Array, " N"]) -> Float[Array, "N M+K"]:
     """Returns w exp(x - log_normalizer) of the negatives, 0 elsewhere."""
+    log_normalizer = masks.by_row(recipe, log_normalizer)
     if pairs.amplified_logits is None:
-        return jnp.exp(pairs.logits - log_normalizer[:, None])
-    shares = jnp.exp(pairs.amplified_logits - log_normalizer[:, None])
+        return jnp.exp(pairs.logits - log_normalizer)
+    shares = jnp.exp(pairs.amplified_logits - log_normalizer)
     if recipe.weights_add_to_one:
-        shares += jnp.exp(pairs.logits - log_normalizer[:, None])
+        shares += jnp.exp(pairs.logits - log_normalizer)
     return shares
 
 
 def sum_negatives(recipe: Recipe, pairs: Comparison) -> NegativeSums:
     """Sums over the negatives among these columns."""
-    log_odds = weighted_log_odds = _log_sum_exp(pairs.logits)
+    log_odds = weighted_log_odds = _log_sum_exp(recipe, pairs.logits)
     if pairs.amplified_logits is not None:
-        weighted_log_odds = _log_sum_exp(pairs.amplified_logits)
+        weighted_log_odds = _log_sum_exp(recipe, pairs.amplified_logits)
         if recipe.weights_add_to_one:
             weighted_log_odds = jnp.logaddexp(log_odds, weighted_log_odds)
     stats = None
@@ -181,21 +184,23 @@ def similarity_gradient(
     """Returns the gradients of Σ scale · loss by these similarities and, if it is asked for, by the temperature."""
     amplified = losses.amplified
     share = _weighted_shares(recipe, pairs, amplified.log_normalizer)  # P̄ of the negatives
-    gradient = jnp.where(pairs.is_positive, -amplified.positive_pull[:, None], share)
-    gradient *= (rows.scale / temperature)[:, None]
+    gradient = jnp.where(pairs.is_positive, -masks.by_row(recipe, amplified.positive_pull), share)
+    gradient *= masks.by_row(recipe, rows.scale / temperature)
     if not recipe.learnable_temperature:
         return gradient, None
     # The derivative of the value, whichever distribution that is of: -(1/τ²) Σ p (s - s_positive).
     if recipe.weighted_value:
         share = _weighted_shares(recipe, pairs, losses.loss)
     else:
-        share = jnp.exp(pairs.logits - losses.loss[:, None])
-    mean_relative = jnp.sum(jnp.where(pairs.is_negative, share * pairs.relative_similarity, 0.0), axis=1)
+        share = jnp.exp(pairs.logits - masks.by_row(recipe, losses.loss))
+    axis = masks.column_axis(recipe)
+    mean_relative = jnp.sum(jnp.where(pairs.is_negative, share * pairs.relative_similarity, 0.0), axis=axis)
     return gradient, -jnp.sum(rows.scale * mean_relative) / temperature**2
 
 
-def _log_sum_exp(logits: Float[Array, "N M"]) -> Float[Array, " N"]:
+def _log_sum_exp(recipe: Recipe, logits: Float[Array, "N M"]) -> Float[Array, " N"]:
     """Row log-sum-exp; -inf for a row that is -inf throughout, or empty."""
-    peak = jnp.max(logits, axis=1, initial=-jnp.inf)
+    axis = masks.column_axis(recipe)
+    peak = jnp.max(logits, axis=axis, initial=-jnp.inf)
     peak = jnp.where(jnp.isneginf(peak), 0.0, peak)
-    return jnp.log(jnp.sum(jnp.exp(logits - peak[:, None]), axis=1)) + peak
+    return jnp.log(jnp.sum(jnp.exp(logits - masks.by_row(recipe, peak)), axis=axis)) + peak

@@ -81,7 +81,7 @@ def evaluate(
             similarity = products.similarities(
                 resident.queries, visitor.targets, resident.norms, visitor.norms, precision
             )
-            is_positive = masks.positive_pairs(resident.rows, visitor.columns, similarity.shape[1])
+            is_positive = masks.positive_pairs(recipe, resident.rows, visitor.columns, similarity.shape[1])
             is_negative = masks.negative_pairs(recipe, resident.rows, visitor.columns, scalars, similarity)
             sign = is_negative.astype(similarity.dtype) - is_positive.astype(similarity.dtype)
             weight = jnp.abs(sign) * resident.rows.scale[:, None]

@@ -86,7 +86,7 @@ def evaluate(
     visitors = receive(recipe, home)
     num_blocks = blocks.count_blocks(queries.shape[0], visitors.targets.shape[0], recipe.block_size, _MAX_ROWS_ON_CPUS)
     compare = functools.partial(_compare, recipe, temperature, scalars)
-    opposite_recipe = dataclasses.replace(recipe, mask_transposed=True, with_stats=False)
+    opposite_recipe = _opposite_recipe(recipe)
 
     def sum_over(visitor: _Visitor) -> Any:
         def block(resident: _Resident) -> Any:
@@ -129,7 +129,7 @@ def evaluate(
                 opposite = row_block.similarity_gradient(
                     opposite_recipe, opposite_pairs, opposite_losses, temperature, visitor.opposite.rows
                 )
-                gradient += opposite[0].T
+                gradient += opposite[0]
                 of_temperature = blocks.add(of_temperature, opposite[1])
             gradient *= resident.norms[:, None] * visitor.norms[None, :]
             of_targets = products.target_gradients(gradient, resident.queries, precision)
@@ -174,13 +174,11 @@ def _compare(
     if visitor.opposite is None:
         return pairs, None
     opposite_rows, positive = visitor.opposite
-    if rows.mask is not None:
-        opposite_rows = opposite_rows._replace(mask=rows.mask.T)
+    opposite_rows = opposite_rows._replace(mask=rows.mask)  # laid out as the pairs are
     # Queries of weight 0 are no negatives.
     opposite_columns = Columns(rows.numbers, rows.numbers, rows.keys, mask=rows.scale != 0)
-    recipe = dataclasses.replace(recipe, mask_transposed=True)
     return pairs, row_block.compare(
-        recipe, similarity.T, positive, temperature, opposite_rows, opposite_columns, scalars
+        _opposite_recipe(recipe), similarity, positive, temperature, opposite_rows, opposite_columns, scalars
     )
 
 
@@ -194,6 +192,10 @@ def _compare_own(
     no_columns = jax.tree.map(lambda x: x[:0], columns)
     rows = resident.rows._replace(mask=None)
     return row_block.compare(recipe, similarity, resident.positive_similarity, temperature, rows, no_columns, scalars)
+
+
+def _opposite_recipe(recipe: Recipe) -> Recipe:
+    return dataclasses.replace(recipe, mask_transposed=True, columns_first=True, with_stats=False)
 
 
 def _opposite(rows: Rows, positive: Float[Array, " N"], columns: Columns) -> _Opposite:
