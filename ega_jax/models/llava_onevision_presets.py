@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from ega_jax.models.anyres import AnyresConfig
 from ega_jax.models.llava_onevision_config import LlavaOnevisionConfig
+from ega_jax.models.part_presets import QWEN2_7B, QWEN2_TINY
 from ega_jax.models.qwen2_config import Qwen2Config
 from ega_jax.models.siglip import SiglipConfig
 
@@ -27,14 +30,7 @@ LLAVA_ONEVISION_PRESETS: dict[str, LlavaOnevisionConfig] = {
     # llava-hf/llava-onevision-qwen2-7b-ov-hf
     "llava_onevision_7b": LlavaOnevisionConfig(
         vision=_SO400M,
-        text=Qwen2Config(
-            vocab_size=152128,
-            hidden_size=3584,
-            intermediate_size=18944,
-            num_hidden_layers=28,
-            num_attention_heads=28,
-            num_key_value_heads=4,
-        ),
+        text=dataclasses.replace(QWEN2_7B, vocab_size=152128),
         image=_ANYRES_384,
         image_token_id=151646,
         video_token_id=151647,
@@ -66,17 +62,7 @@ LLAVA_ONEVISION_PRESETS: dict[str, LlavaOnevisionConfig] = {
             image_size=32,
             patch_size=8,
         ),
-        text=Qwen2Config(
-            vocab_size=512,
-            hidden_size=128,
-            intermediate_size=256,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            rope_theta=1e4,
-            max_position_embeddings=4096,
-            tie_word_embeddings=True,
-        ),
+        text=QWEN2_TINY,
         image=AnyresConfig(tile_size=32, grid_size=4, pinpoints=_squares(32, 3)),
         image_token_id=510,
         video_token_id=511,
