@@ -1,5 +1,6 @@
 """The command line as a user meets it: what it writes, what it prints, and how it fails."""
 
+import functools
 import json
 import shutil
 import subprocess
@@ -12,7 +13,9 @@ from PIL import Image
 
 from ega_jax import Embedder
 from ega_jax.cli import BAD_INPUT, DONE, run
+from ega_jax.data.mmeb import read_eval
 from ega_jax.errors import BadInputError
+from ega_jax.evaluation import Results, evaluate
 
 from .colours import COLOURS, write_colours
 
@@ -57,6 +60,23 @@ def test_eval_writes_results_and_a_report(trained, capsys):
     page = (trained / "report.html").read_text()
     assert "data:image/" in page
     assert run(["report", str(trained)]) == DONE
+
+
+def test_eval_scores_shorter_vectors_beside_whole_ones(trained, data, tmp_path):
+    assert run(["eval", str(trained), "--output", str(tmp_path), "--subsets", "Find", "--no-untrained"]) == DONE
+    whole = Results.load(tmp_path / "results.json")
+    kept = {path: path.read_bytes() for path in trained.glob("re*") if path.is_file()}
+    assert run(["eval", str(trained), "--dimensions", "3", "--subsets", "Find", "--no-untrained"]) == DONE
+    cut = Results.load(trained / "dimensions_3" / "results.json")
+    assert (whole.dimensions, cut.dimensions) == (16, 3)
+    # What was compared are the embedder's own vectors of this width.
+    embedder = Embedder.from_pretrained(trained)
+    expected = evaluate(functools.partial(embedder.encode, dimensions=3), [read_eval(data, "Find", "test")])
+    found = [details.positive_similarity for details in cut.details]
+    np.testing.assert_allclose(found, [details.positive_similarity for details in expected.details], atol=2e-6)
+    assert np.abs(np.subtract(found, [details.positive_similarity for details in whole.details])).max() > 1e-2
+    assert {path: path.read_bytes() for path in trained.glob("re*") if path.is_file()} == kept
+    assert run(["eval", str(trained), "--dimensions", "17", "--subsets", "Find"]) == BAD_INPUT
 
 
 def test_the_embedder_reads_the_run(trained, data):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -39,12 +40,15 @@ class Eval:
     """Names of the subsets to score; empty takes all."""
     batch_size: int = 128
     """Items encoded at once."""
+    dimensions: int | None = None
+    """Score vectors cut to their first so many entries and normalised again (Matryoshka); by default whole ones."""
     untrained: bool = True
     """Score the weights that the run started from too, for comparison."""
     on_bad_record: OnBadRecord = "error"
     """A row that cannot be used stops the evaluation, or is counted, reported and left out."""
     output: Path | None = None
-    """Where results.json goes; by default the run directory, which gets its report.html too."""
+    """Where results.json goes; by default the run directory, which gets its report.html too, or
+    dimensions_N in it for --dimensions N."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -58,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     chosen = tyro.cli(Eval, args=arguments, prog="ega-jax eval")
     config = from_json(chosen.run / "config.json") if (chosen.run / "model").is_dir() else None
     name = chosen.data or (config.data.directory if config else None)
-    output = chosen.output or (chosen.run if config else None)
+    output = chosen.output or (_output_of(chosen) if config else None)
     if name is None or output is None:
         raise BadInputError(f"{chosen.run} is not a run directory: to score a model give --data DIR and --output DIR")
     directory = data_directory(name, config.seed if config else 0)
@@ -97,6 +101,11 @@ def run(arguments: Sequence[str]) -> int:
     return DONE
 
 
+def _output_of(chosen: Eval) -> Path:
+    """Where a run's scores go: those of cut vectors must not replace those of whole ones."""
+    return chosen.run if chosen.dimensions is None else chosen.run / f"dimensions_{chosen.dimensions}"
+
+
 def _score(
     embedder: Embedder, subsets: Sequence[EvalSubset], chosen: Eval, suite: Mapping[str, Any], what: str
 ) -> Results:
@@ -111,4 +120,5 @@ def _score(
             progress.note(f"encoding ({what}): {done:,} of {total:,}")
         said[0] = done
 
-    return evaluate(lambda sides: embedder.encode(sides, batch_size=chosen.batch_size), subsets, progress=tell, **suite)
+    encode = functools.partial(embedder.encode, batch_size=chosen.batch_size, dimensions=chosen.dimensions)
+    return evaluate(encode, subsets, progress=tell, **suite)

@@ -81,6 +81,7 @@ def evaluate(
         suite=suite,
         missing=tuple(sorted(set(expected) - names)),
         details=tuple(details for _, details in outcomes),
+        dimensions=items.embeddings.shape[1],
     )
 
 

@@ -10,6 +10,7 @@ Schema of `<name>.json`, version 1:
 
     {"schema": "ega_jax.results", "version": 1,
      "suite": "mmeb", "complete": false, "missing": ["OK-VQA", ...],  (subsets that were not evaluated)
+     "dimensions": 3584,  (width of the vectors that were compared; absent from older files)
      "subsets": [{"name": "VOC2007", "meta_task": "classification", "distribution": "in",
                   "queries": 1000, "pool_size": 20.0, "chance": 0.05,
                   "hit@1": 0.8, "hit@1_standard_error": 0.0126, "hit@5": 0.97, "hit@10": 0.99, "mrr": 0.87,
@@ -114,6 +115,7 @@ class Results:
       missing: subsets of the suite that were not evaluated; the means leave them out, so they are not the
         suite's scores.
       details: what each query retrieved; empty where only the scores were read.
+      dimensions: width of the vectors that were compared; None where it is not known.
     """
 
     subsets: tuple[SubsetResult, ...]
@@ -121,6 +123,7 @@ class Results:
     suite: str = "custom"
     missing: tuple[str, ...] = ()
     details: tuple[SubsetDetails, ...] = ()
+    dimensions: int | None = None
 
     @property
     def complete(self) -> bool:
@@ -135,6 +138,7 @@ class Results:
             "suite": self.suite,
             "complete": self.complete,
             "missing": list(self.missing),
+            **({} if self.dimensions is None else {"dimensions": self.dimensions}),
             "subsets": [
                 {
                     "name": subset.name,
@@ -189,9 +193,10 @@ class Results:
                 for name, fields in document["means"].items()
             }
             suite, missing = str(document["suite"]), tuple(map(str, document["missing"]))
+            dimensions = int(document["dimensions"]) if "dimensions" in document else None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadInputError(f"{source}: damaged results ({type(error).__name__}: {error})") from None
-        return Results(subsets, means, suite, missing)
+        return Results(subsets, means, suite, missing, dimensions=dimensions)
 
     def save(self, directory: Path | str, name: str = "results") -> Path:
         """Writes `<name>.json`, and `<name>_details.jsonl` where there are details; returns the former.
