@@ -14,7 +14,7 @@ import numpy as np
 from ega_jax.data.buckets import Bucket, Buckets
 from ega_jax.data.images import ImageError
 from ega_jax.data.processor import Processor
-from ega_jax.data.records import IMAGE_TOKEN, Side
+from ega_jax.data.records import Side, side_of
 from ega_jax.errors import BadInputError
 from ega_jax.models.functional import embed_groups
 from ega_jax.models.recipe import Recipe
@@ -189,6 +189,4 @@ def _side(number: int, item: Mapping[str, Any]) -> Side:
     text = item.get("text") or ""
     if not text and not sources:
         raise BadInputError(f"item {number}: has neither text nor image")
-    images = tuple(Path(source) if isinstance(source, str) else source for source in sources)
-    tokens = "".join(IMAGE_TOKEN.replace("1", str(k + 1)) + "\n" for k in range(len(images)))
-    return Side(tokens + text, images)
+    return side_of(text, [Path(source) if isinstance(source, str) else source for source in sources])

@@ -107,7 +107,10 @@ def test_what_is_imported_is_required():
     project = PROJECT["project"]
     assert [_name(requirement) for requirement in project["dependencies"]] == ["jax"]
     extras = project["optional-dependencies"]
-    named = {"jax", *(_name(requirement) for extra in ("train", "wandb", "mteb") for requirement in extras[extra])}
+    named = {
+        "jax",
+        *(_name(requirement) for extra in ("train", "wandb", "mteb", "search") for requirement in extras[extra]),
+    }
     theirs = [importlib.metadata.requires(name) or () for name in named if _is_installed(name)]
     allowed = named | {
         _name(requirement) for all_of_one in theirs for requirement in all_of_one if ";" not in requirement

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from ega_jax.errors import BadInputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from jaxtyping import Int, Int32
     from PIL.Image import Image
@@ -40,6 +42,12 @@ class Side:
 
     text: str
     images: tuple[Path | StoredImage | Image, ...] = ()
+
+
+def side_of(text: str, images: Sequence[Path | StoredImage | Image]) -> Side:
+    """A side whose images come before its text, a line each."""
+    tokens = "".join(IMAGE_TOKEN.replace("1", str(place + 1)) + "\n" for place in range(len(images)))
+    return Side(tokens + text, tuple(images))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -146,6 +146,17 @@ def require_agreement(facts: Mapping[str, str]) -> None:
             )
 
 
+def agreed(names: Sequence[str]) -> list[str]:
+    """The names that process 0 has, in every process: what a directory holds may look different elsewhere."""
+    if jax.process_count() == 1:
+        return list(names)
+    text = "\0".join(names).encode()
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    sent = np.frombuffer(text.ljust(length, b"\0")[:length], np.uint8)
+    received = bytes(np.asarray(multihost_utils.broadcast_one_to_all(sent)).astype(np.uint8))
+    return received.decode().split("\0") if length else []
+
+
 @contextlib.contextmanager
 def first_alone(what: str) -> Iterator[None]:
     """Process 0 runs the body first, for what writes files that all share; the others follow when it is done."""

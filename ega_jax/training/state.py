@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ega_jax.errors import BadInputError
+from ega_jax.models.fingerprint import digests
 from ega_jax.training.optimizer import make_optimizer
 from ega_jax.training.roles import held_dtypes, roles_of, split
 from ega_jax.training.setup import starting_parameters
@@ -22,8 +23,6 @@ from ega_jax.training.sharding import parameter_shardings, replicated
 from ega_jax.training.step import State, initial_state, state_shardings
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, UInt32
-
     from ega_jax.models.functional import Functional, Parameters
     from ega_jax.training.checkpoint import Checkpoints
     from ega_jax.training.config import TrainConfig
@@ -99,32 +98,6 @@ def restore_parameters(
     step = checkpoints.best if step is None else step
     restored, frozen = _restore(config, setup, checkpoints, wanted, step, exact=exact)
     return {**restored["trained"], **frozen}
-
-
-def digests(parameters: Parameters, dtypes: Mapping[str, Any] | None = None) -> dict[str, UInt32[Array, ""]]:
-    """A number for each array that a change of any one of its bits changes, wherever the array lives.
-
-    Args:
-      parameters: the arrays.
-      dtypes: the number is that of the array in this type.
-    """
-
-    @jax.jit
-    def of_all(parameters: Parameters) -> dict[str, Array]:
-        types = dtypes or {}
-        return {path: _digest(value.astype(types.get(path, value.dtype))) for path, value in parameters.items()}
-
-    return of_all(dict(parameters))
-
-
-def _digest(value: Array) -> UInt32[Array, ""]:
-    # Sums of integers do not depend on their order, and so not on the mesh. Odd factors can be undone modulo 2^32, so
-    # that no single change is lost; they differ from place to place, so that exchanged values are seen.
-    bits = jax.lax.bitcast_convert_type(value, jnp.dtype(f"uint{8 * value.dtype.itemsize}")).astype(jnp.uint32)
-    place = jnp.zeros((), jnp.uint32)
-    for axis, size in enumerate(value.shape):
-        place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, value.shape, axis)
-    return jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32)
 
 
 def _restore(
