@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from ega_jax import __version__
 from ega_jax.data.buckets import Bucket, Buckets
 from ega_jax.data.images import ImageError
 from ega_jax.data.processor import Processor
 from ega_jax.data.records import Side, side_of
 from ega_jax.errors import BadInputError
+from ega_jax.models.fingerprint import weights_fingerprint
 from ega_jax.models.functional import embed_groups
 from ega_jax.models.recipe import Recipe
 from ega_jax.training.checkpoint import Checkpoints
 from ega_jax.training.config import MeshSettings, ModelSettings, TrainConfig, from_json
 from ega_jax.training.setup import MODEL, Setup, make_setup, starting_parameters
-from ega_jax.training.sharding import BATCH, batch_devices, batch_sharding, replicated
+from ega_jax.training.sharding import BATCH, batch_devices, batch_sharding, local_groups, replicated
 from ega_jax.training.state import restore_parameters
 
 if TYPE_CHECKING:
@@ -43,7 +45,9 @@ class Embedder:
       buckets: the shapes that may be compiled.
       width: D, of the vectors.
       recipe: how they are made; `matryoshka_dimensions` are the widths that the model was trained to be cut to.
+      how: what decides vectors besides the weights, by name; part of `facts`.
       devices: groups a batch is cut into, one a device.
+      groups: those of them that this process's devices hold, whose items it prepares; None is all.
       place: lays host arrays with a leading group axis on the devices.
     """
 
@@ -53,7 +57,9 @@ class Embedder:
     buckets: Buckets
     width: int
     recipe: Recipe
+    how: Mapping[str, str] = dataclasses.field(default_factory=dict)
     devices: int = 1
+    groups: Sequence[int] | None = None
     place: Callable[[Any], Any] = jax.device_put
 
     @classmethod
@@ -93,20 +99,37 @@ class Embedder:
         def place(x: np.ndarray) -> Array:
             return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
+        model, devices = setup.functional.merge(parameters), batch_devices(setup.mesh)
         return cls(
             embed,
             parameters,
             setup.processor,
             setup.buckets,
-            setup.functional.merge(parameters).config.text.hidden_size,
+            model.config.text.hidden_size,
             setup.recipe,
-            batch_devices(setup.mesh),
+            {
+                "package": __version__,
+                "model": repr(model.config),
+                "arithmetic": f"{model.compute.dtype}, {model.compute.attention} attention, {jax.default_backend()}",
+                "processor": setup.processor.fingerprint,
+                "longest row": str(setup.buckets.tokens[-1]),
+                # The widths trained to be cut to change no whole vector.
+                "recipe": repr(dataclasses.replace(setup.recipe, matryoshka_dimensions=())),
+            },
+            devices,
+            local_groups(setup.mesh, devices),
             functools.partial(jax.tree.map, place),
         )
 
     def with_parameters(self, parameters: Parameters) -> Embedder:
         """The same model with other weights."""
         return dataclasses.replace(self, parameters=parameters)
+
+    @functools.cached_property
+    def facts(self) -> Mapping[str, str]:
+        """All that decides the vector of an item, by name: equal facts, equal vectors (but for the last bits, which
+        depend on the shapes of batches). What a `VectorCache` keeps vectors by."""
+        return {"weights": weights_fingerprint(self.parameters), **self.how}
 
     def encode(
         self,
@@ -156,13 +179,15 @@ class Embedder:
             progress(len(batch))
         result = np.empty((len(sides), width), np.float32)
         result[order] = np.concatenate(rows)[:, :width]
-        if width < self.width:
-            result /= np.maximum(np.linalg.norm(result, axis=1, keepdims=True), np.float32(1e-7))
-        return result
+        return result if width == self.width else shortened(result, width)
 
     def _encode(self, sides: Sequence[Side], bucket: Bucket, batch_size: int) -> Float32[np.ndarray, "n D"]:
         try:
-            examples = [self.processor.prepare(side) for side in sides]
+            rows = batch_size // self.devices
+            mine = range(self.devices) if self.groups is None else self.groups
+            examples = [
+                self.processor.prepare(side) if place // rows in mine else None for place, side in enumerate(sides)
+            ]
         except ImageError:
             self._blame(sides)
             raise
@@ -179,6 +204,12 @@ class Embedder:
                     self.processor.prepare(Side("", (source,)))
                 except ImageError as error:
                     raise BadInputError(f"{source}: {error}") from error
+
+
+def shortened(vectors: Float32[np.ndarray, "n D"], width: int) -> Float32[np.ndarray, "n d"]:
+    """Vectors cut to their first entries and normalised again (Matryoshka, arXiv 2205.13147)."""
+    cut = vectors[:, :width]
+    return cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), np.float32(1e-7))
 
 
 def _side(number: int, item: Mapping[str, Any]) -> Side:

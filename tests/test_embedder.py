@@ -99,3 +99,43 @@ def test_shorter_vectors_are_cut_and_normalised(embedder, items):
 def test_a_width_that_vectors_do_not_have_is_refused(embedder, dimensions):
     with pytest.raises(BadInputError, match=f"dimensions must be from 1 to the model's 16, got {dimensions}"):
         embedder.encode([{"text": "red"}], dimensions=dimensions)
+
+
+def test_facts_change_with_the_weights(embedder):
+    same = embedder.with_parameters(dict(embedder.parameters))
+    assert same.facts == embedder.facts
+    name, leaf = next(iter(embedder.parameters.items()))
+    assert embedder.with_parameters({**embedder.parameters, name: leaf + 1}).facts != embedder.facts
+
+
+def test_facts_change_with_all_else_that_changes_vectors(tmp_path):
+    directory = tmp_path / "model"
+    write_model_directory(config, directory, lambda: COLOURS)
+    model, data = config.model, config.data
+    changed = {
+        "nothing": {},
+        "prompt": {"model": dataclasses.replace(model, system_prompt="Be brief.")},
+        "resolution": {"model": dataclasses.replace(model, max_tiles=1)},
+        "tiles": {"model": dataclasses.replace(model, base_only=True)},
+        "dtype": {"model": dataclasses.replace(model, dtype="bfloat16")},
+        "longest row": {"data": dataclasses.replace(data, token_buckets=(32, 64))},
+    }
+    facts = []
+    for change in changed.values():
+        setup = make_setup(dataclasses.replace(config, **change), directory)
+        facts.append(Embedder.of(setup, starting_parameters(config, setup)).facts)
+    assert len({frozenset(found.items()) for found in facts}) == len(changed)
+    assert len({found["weights"] for found in facts}) == 1
+
+
+def test_a_process_prepares_its_own_groups_alone(embedder, items, monkeypatch):
+    prepared = []
+    prepare = embedder.processor.prepare
+    monkeypatch.setattr(embedder.processor, "prepare", lambda side: prepared.append(side) or prepare(side))
+    whole = embedder.encode([*items, items[0]], batch_size=8)
+    assert len(prepared) == 8
+    prepared.clear()
+    half = dataclasses.replace(embedder, groups=range(4)).encode([*items, items[0]], batch_size=8)
+    assert len(prepared) == 4
+    equal = (half == whole).all(axis=1)
+    assert equal.sum() == 4

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, UInt8
 
     from ega_jax.models.backbone import BackboneConfig
+    from ega_jax.models.layers import Compute
     from ega_jax.models.name_table import NameTable
     from ega_jax.models.qwen2 import Qwen2
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 class EmbeddingModel(nnx.Module):
     """A tower whose features stand among the text's tokens, and a decoder over both.
 
-    A subclass sets `config`, `language_model` and `names`, and gives `feature_table`. Inputs are one dict of arrays:
+    A subclass sets `config`, `compute`, `language_model` and `names`, and gives `feature_table`. Inputs are one dict of
+    arrays:
       input_ids       (B, T) int32; a visual token's id is `config.image_token_id`.
       attention_mask  (B, T) bool, True on real tokens; padding may stand on either side.
       visual_index    (B, T, K) int32: rows of the feature table that a visual token draws on; text tokens' are ignored.
@@ -34,6 +36,7 @@ class EmbeddingModel(nnx.Module):
 
     names: ClassVar[NameTable]
     config: Any
+    compute: Compute
     language_model: Qwen2
 
     def __init__(self, config: BackboneConfig, **parts: Any) -> None:

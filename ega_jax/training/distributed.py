@@ -167,6 +167,11 @@ def first_alone(what: str) -> Iterator[None]:
         multihost_utils.sync_global_devices(what)
 
 
+def from_first(array: np.ndarray) -> np.ndarray:
+    """Process 0's array, on all processes; theirs must have its shape and dtype."""
+    return array if jax.process_count() == 1 else np.asarray(multihost_utils.broadcast_one_to_all(array))
+
+
 _CLUSTER_VARIABLES = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES", "MEGASCALE_COORDINATOR_ADDRESS")
 
 
