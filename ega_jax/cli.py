@@ -31,6 +31,7 @@ COMMANDS = {
     "eval": ("RUN [--data DIR]", "score it as MMEB does; writes results.json and report.html"),
     "embed": ("RUN SOURCE OUT", "vectors of texts and pictures, on disk"),
     "search": ("VECTORS TEXT [--image FILE]", "what is nearest among them"),
+    "mine": ("RUN DATA OUT", "hard negatives for a training set"),
     "convert": ("from-hf DIR OUT | to-hf RUN OUT | verify DIR FILE", "published weights in and out"),
     "data": ("prepare SRC OUT | verify DIR | show DIR", "write data once for fast reading, check it, look at it"),
     "report": ("RUN [RUN ...]", "write report.html again"),

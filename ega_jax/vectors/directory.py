@@ -10,10 +10,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +22,7 @@ import safetensors.numpy
 from pydantic import TypeAdapter, ValidationError
 
 from ega_jax.errors import BadInputError
+from ega_jax.files import write_whole
 from ega_jax.vectors.items import Item
 from ega_jax.vectors.precision import Precision, decode_vectors, encode_vectors
 
@@ -116,9 +116,8 @@ class VectorDirectory:
         path.mkdir(parents=True, exist_ok=True)
         if any(file.name != ITEMS and file.name[0] != "." for file in path.iterdir()):
             raise BadInputError(f"{path} is not empty and holds no {DESCRIPTION}: choose another directory")
-        _replace(path / ITEMS, lambda file: file.write_text(lines, encoding="utf-8"))
-        content = json.dumps(dataclasses.asdict(description), indent=2) + "\n"
-        _replace(path / DESCRIPTION, lambda file: file.write_text(content, encoding="utf-8"))
+        write_whole(path / ITEMS, lines)
+        write_whole(path / DESCRIPTION, json.dumps(dataclasses.asdict(description), indent=2) + "\n")
         return cls(path, description)
 
     @classmethod
@@ -154,7 +153,7 @@ class VectorDirectory:
             vector = pa.FixedSizeListArray.from_arrays(flat, stored.shape[1])
             pq.write_table(pa.table({"id": pa.array(list(ids), pa.string()), "vector": vector}), file)
 
-        _replace(self.path / shard[0], write)
+        write_whole(self.path / shard[0], write)
 
     def read(self) -> Shaped[np.ndarray, "count B"]:
         """All vectors as they are stored.
@@ -208,16 +207,3 @@ class VectorDirectory:
         if len(stored) != stop - start:
             raise BadInputError(f"{file}: holds {len(stored)} vectors, not {stop - start}; delete it and embed again")
         return stored
-
-
-def _replace(path: Path, write: Any) -> None:
-    """Writes a file under another name first, so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-FORMATS: tuple[Format, ...] = get_args(Format)
