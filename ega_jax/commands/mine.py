@@ -95,8 +95,8 @@ def run(arguments: Sequence[str]) -> int:
         print(f"{name:<24} {told['rows']:>9,} rows  {told['mined']:>9,} negatives  {told['short']:>9,} rows have fewer")
     if sum(told["short"] for told in accounts.values()) * 2 > sum(told["rows"] for told in accounts.values()):
         say(
-            "most rows have fewer negatives than asked for: their neighbours are nearer than the positive, or nearly. A "
-            "better model, a larger --settings.last-rank or a smaller --settings.relative-margin finds more"
+            "most rows have fewer negatives than asked for: their neighbours are nearer than the positive, or nearly. "
+            "A better model, a larger --settings.last-rank or a smaller --settings.relative-margin finds more"
         )
     say(f"wrote {page}")
     return DONE
