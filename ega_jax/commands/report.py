@@ -15,18 +15,22 @@ from ega_jax.errors import BadInputError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """Write report.html of a run from what lies in its directory.
+    """Write report.html of a run from what lies in its directory; of several, a page that compares them too.
 
     ega-jax report runs/demo
+
+    ega-jax report runs/info_nce runs/ega --output comparison.html
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run directories."""
+    """Run directories; the first is what the others are compared with."""
+    output: Path = Path("comparison.html")
+    """The page that compares several runs."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Writes the report of each run."""
-    from ega_jax.evaluation.report import write_report
+    """Writes the report of each run, and the comparison of several."""
+    from ega_jax.evaluation.report import write_comparison, write_report
 
     chosen = tyro.cli(Report, args=arguments, prog="ega-jax report")
     if not chosen.runs:
@@ -35,4 +39,6 @@ def run(arguments: Sequence[str]) -> int:
         if not (run_dir / "config.json").is_file():
             raise BadInputError(f"{run_dir}: not a run directory (it has no config.json)")
         print(write_report(run_dir))
+    if len(chosen.runs) > 1:
+        print(write_comparison(chosen.runs, chosen.output))
     return DONE

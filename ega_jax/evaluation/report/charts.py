@@ -23,6 +23,7 @@ class Line:
       colour: name of a colour of the page's palette, e.g. "trained".
       xs, ys: the points; the line is broken where y is None.
       faint: drawn thin and pale, as the raw values behind a smoothed line.
+      dashes: SVG's pattern of dashes; empty is a solid line.
     """
 
     label: str
@@ -30,6 +31,7 @@ class Line:
     xs: Sequence[float]
     ys: Sequence[float | None]
     faint: bool = False
+    dashes: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,13 +209,14 @@ def _polylines(points: Sequence[tuple[float, float | None]], line: Line) -> str:
         else:
             runs[-1].append(f"{x:.1f},{y:.1f}")
     kind = "line faint" if line.faint else "line"
+    dashes = f' stroke-dasharray="{line.dashes}"' if line.dashes else ""
     drawn = []
     for run in filter(None, runs):
         if len(run) == 1:
             at_x, at_y = run[0].split(",")
             drawn.append(f'<circle class="dot" cx="{at_x}" cy="{at_y}" r="2.5"/>')
         else:
-            drawn.append(f'<polyline class="{kind}" points="{" ".join(run)}"/>')
+            drawn.append(f'<polyline class="{kind}"{dashes} points="{" ".join(run)}"/>')
     return f'<g style="color:var(--{line.colour})">{"".join(drawn)}</g>'
 
 

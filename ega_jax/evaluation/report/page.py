@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -13,6 +12,7 @@ from ega_jax import __version__
 from ega_jax.evaluation.report import sections
 from ega_jax.evaluation.report.gallery import gallery
 from ega_jax.evaluation.report.run_files import read_run
+from ega_jax.files import write_whole
 
 if TYPE_CHECKING:
     from ega_jax.evaluation.report.run_files import RunFiles
@@ -35,37 +35,47 @@ def write_report(run_dir: Path | str) -> Path:
     """
     run = read_run(Path(run_dir))
     path = Path(run_dir) / "report.html"
-    partial = path.with_name(".report.html.partial")
-    partial.write_text(_page(run), encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, _page(run))
     return path
 
 
 def _page(run: RunFiles) -> str:
-    style = (resources.files(__package__) / "style.css").read_text(encoding="utf-8")
     pictures = gallery(run.results, run.untrained) if run.results else ""
     parts = [
         sections.headline(run),
-        _section("Scores by subset", sections.scores(run)),
-        _section("Similarities of the test queries", sections.similarities(run), _SIMILARITIES_LEAD),
-        _section("Hardness during training", sections.hardness(run), _HARDNESS_LEAD),
-        _section("Training", sections.training(run)),
-        _section("What the model retrieves", pictures, _GALLERY_LEAD),
-        _section("All numbers", sections.table(run)),
-        _section("Settings", _settings(run.config)),
+        section("Scores by subset", sections.scores(run)),
+        section("Similarities of the test queries", sections.similarities(run), _SIMILARITIES_LEAD),
+        section("Hardness during training", sections.hardness(run), _HARDNESS_LEAD),
+        section("Training", sections.training(run)),
+        section("What the model retrieves", pictures, _GALLERY_LEAD),
+        section("All numbers", sections.table(run)),
+        section("Settings", _settings(run.config)),
     ]
     notes = "".join(f"<li>{escape(note)}</li>" for note in run.notes)
     banner = f'<aside class="notes"><b>This report is partial.</b><ul>{notes}</ul></aside>' if notes else ""
+    return html_page(run.name, sections.description(run), banner + "".join(parts))
+
+
+def html_page(title: str, lead: str, body: str) -> str:
+    """A page that needs nothing else: style inside, no script.
+
+    Args:
+      title: as text.
+      lead: below it, as HTML.
+      body: as HTML.
+    """
+    style = (resources.files(__package__) / "style.css").read_text(encoding="utf-8")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(run.name)} · ega_jax</title><style>{style}</style></head><body><main>"
-        f"<header><h1>{escape(run.name)}</h1><p>{sections.description(run)}</p></header>{banner}{''.join(parts)}"
+        f"<title>{escape(title)} · ega_jax</title><style>{style}</style></head><body><main>"
+        f"<header><h1>{escape(title)}</h1><p>{lead}</p></header>{body}"
         f"<footer>{_METHOD}<p>ega_jax {escape(__version__)}</p></footer></main></body></html>\n"
     )
 
 
-def _section(title: str, body: str, lead: str = "") -> str:
+def section(title: str, body: str, lead: str = "") -> str:
+    """A part with a heading; nothing where it has no body."""
     if not body:
         return ""
     paragraph = f'<p class="lead">{lead}</p>' if lead else ""
@@ -75,15 +85,16 @@ def _section(title: str, body: str, lead: str = "") -> str:
 def _settings(config: dict[str, Any]) -> str:
     if not config:
         return ""
-    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in _flattened(config))
+    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in flattened(config))
     return f'<details><summary>config.json</summary><table class="settings">{rows}</table></details>'
 
 
-def _flattened(config: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flattened(config: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Names with dots, and values as text."""
     rows = []
     for name, value in config.items():
         if isinstance(value, dict) and value:
-            rows += _flattened(value, f"{prefix}{name}.")
+            rows += flattened(value, f"{prefix}{name}.")
         else:
             rows.append((f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)))
     return rows

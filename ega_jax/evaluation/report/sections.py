@@ -14,8 +14,8 @@ from ega_jax.evaluation.report.charts import (
     bars,
     histograms,
     line_chart,
-    mean_of_known,
 )
+from ega_jax.evaluation.report.curves import curves, grid
 from ega_jax.evaluation.tables import MEAN_TITLES, META_TASK_TITLES, by_meta_task, partial_note, score_cells
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def similarities(run: RunFiles) -> str:
         alt="shares of queries by the cosine similarity of the right answer and of the hardest negative",
         x_label="cosine similarity",
     )
-    return _panels(charts)
+    return grid(charts)
 
 
 def hardness(run: RunFiles) -> str:
@@ -154,25 +154,25 @@ def hardness(run: RunFiles) -> str:
     charts = []
     mean, largest = (run.metrics.get(f"hardness/amplification_{kind}") for kind in ("mean", "max"))
     if mean or largest:
-        lines = _curves([("largest in the batch", "negative", largest), ("mean", "accent", mean)])
+        lines = curves([("largest in the batch", "negative", largest), ("mean", "accent", mean)])
         alt = "mean and largest amplification of the hardest negative over training"
         chart = line_chart(lines, alt=alt, form=times, least=1.0, logarithmic=True)
         charts.append(f"<h3>Amplification of the hardest negative</h3>{chart}")
     positive = run.metrics.get("hardness/positive_similarity")
     negative = run.metrics.get("hardness/hardest_negative_similarity")
     if positive or negative:
-        lines = _curves([("hardest negative", "negative", negative), ("positive", "positive", positive)])
+        lines = curves([("hardest negative", "negative", negative), ("positive", "positive", positive)])
         chart = line_chart(lines, alt="mean similarity of positives and hardest negatives over training")
         charts.append(f"<h3>Cosine similarity in the batch</h3>{chart}")
     if violations := run.metrics.get("hardness/violations"):
-        lines = _curves([("", "negative", violations)])
+        lines = curves([("", "negative", violations)])
         alt = "share of training queries whose hardest negative beats the positive"
         chart = line_chart(lines, alt=alt, form=short_percent, least=0.0)
         charts.append(f"<h3>Queries whose hardest negative beats the positive</h3>{chart}")
     if effective := run.metrics.get("hardness/effective_negatives"):
-        chart = line_chart(_curves([("", "accent", effective)]), alt="effective number of negatives", least=0.0)
+        chart = line_chart(curves([("", "accent", effective)]), alt="effective number of negatives", least=0.0)
         charts.append(f"<h3>Negatives that share the push (effective number)</h3>{chart}")
-    return _panels(charts)
+    return grid(charts)
 
 
 def training(run: RunFiles) -> str:
@@ -186,12 +186,12 @@ def training(run: RunFiles) -> str:
     ):
         if series := run.metrics.get(key):
             smooth = key in ("loss", "grad_norm")
-            lines = _curves([("", colour, series)]) if smooth else [Line("", colour, series.steps, series.values)]
+            lines = curves([("", colour, series)]) if smooth else [Line("", colour, series.steps, series.values)]
             charts.append(f"<h3>{title}</h3>{line_chart(lines, alt=f'{title} over training', least=least)}")
     if validation := _validation_lines(run.metrics):
         chart = line_chart(validation, alt="hit@1 of the validation rows over training", form=short_percent, least=0.0)
         charts.insert(1, f"<h3>Validation, hit@1</h3>{chart}")
-    return _panels(charts)
+    return grid(charts)
 
 
 def _last_part(path: object) -> str:
@@ -239,34 +239,6 @@ def _row(label: str, sizes: Sequence[str], cells: Sequence[tuple[str, str]]) -> 
         kind = {"hit@1": "main", "Change": {"+": "up", "-": "down"}.get(text[:1], "")}.get(title, "")
         shown += f'<td class="{kind}">{text}</td>' if kind else f"<td>{text}</td>"
     return f"<tr><th>{label}</th>{shown}</tr>"
-
-
-def _panels(charts: Sequence[str]) -> str:
-    panels = "".join(f'<div class="panel">{chart}</div>' for chart in charts)
-    return f'<div class="grid-of-panels">{panels}</div>' if panels else ""
-
-
-def _curves(named: Sequence[tuple[str, str, Series | None]]) -> list[Line]:
-    """Each series twice: pale as it was logged, and a moving average over a 25th of its points."""
-    raw, smooth = [], []
-    for label, colour, series in named:
-        if series is None:
-            continue
-        reach = len(series.values) // 50
-        raw.append(Line("" if reach else label, colour, series.steps, series.values, faint=reach > 0))
-        if reach:
-            smooth.append(Line(label, colour, series.steps, _moving_average(series.values, reach)))
-    return raw + smooth
-
-
-def _moving_average(values: Sequence[float | None], reach: int) -> list[float | None]:
-    averages = []
-    for place in range(len(values)):
-        # Even-handed at the start, where curves are steep: a window cut on one side alone would bend them.
-        back = min(reach, place)
-        ahead = min(back, len(values) - 1 - place)
-        averages.append(mean_of_known(values[place - back : place + ahead + 1]))
-    return averages
 
 
 def _validation_lines(metrics: dict[str, Series]) -> list[Line]:
