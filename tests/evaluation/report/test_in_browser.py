@@ -24,7 +24,7 @@ addEventListener("load", () => {
     e => e.innerText && parseFloat(getComputedStyle(e).fontSize) < 11);
   const broken = [...document.images].filter(e => !e.naturalWidth);
   const empty = [...document.querySelectorAll("svg")].filter(e => e.getBoundingClientRect().height < 50);
-  document.title = JSON.stringify({width: innerWidth, page: document.documentElement.scrollWidth,
+  parent.document.title = JSON.stringify({width: innerWidth, page: document.documentElement.scrollWidth,
     wide: wide.map(e => e.outerHTML.slice(0, 90)), small: small.length, broken: broken.length, empty: empty.length,
     charts: document.querySelectorAll("svg").length, images: document.images.length});
 });
@@ -37,9 +37,16 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt i
 def look(page, width, tmp_path):
     """What the browser made of a page: lays it out at that width and measures it."""
     probed = tmp_path / "probed.html"
-    probed.write_text(page.read_text().replace("</body>", f"{PROBE}</body>"))
+    content = html.escape(page.read_text().replace("</body>", f"{PROBE}</body>"))
+    # In a frame: a window of its own is never narrower than 500.
+    frame = f'<iframe style="border: 0" width="{width}" height="900" srcdoc="{content}"></iframe>'
+    probed.write_text(f"<!DOCTYPE html><title></title>{frame}")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    options += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", f"--window-size={width},900"]
+    options += [
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--virtual-time-budget=5000",
+        f"--window-size={width + 200},1000",
+    ]
     finished = subprocess.run(
         [CHROMIUM, *options, "--dump-dom", probed.as_uri()], capture_output=True, text=True, timeout=120, check=True
     )
