@@ -43,10 +43,18 @@ def digests(parameters: Parameters, dtypes: Mapping[str, Any] | None = None) -> 
 
 
 def _digest(value: Array) -> UInt32[Array, ""]:
-    # Sums of integers do not depend on their order, and so not on the mesh. Odd factors can be undone modulo 2^32, so
-    # that no single change is lost; they differ from place to place, so that exchanged values are seen.
+    # Sums of integers do not depend on their order, and so not on the mesh. Each element is first mixed with its place,
+    # by steps that can be undone: no single change is lost, exchanged values are seen, and changes that follow a pattern
+    # do not cancel, as they would in a linear sum (all ones turned into twos: 2^23 times the square of 32 is 0).
     bits = jax.lax.bitcast_convert_type(value, jnp.dtype(f"uint{8 * value.dtype.itemsize}")).astype(jnp.uint32)
     place = jnp.zeros((), jnp.uint32)
     for axis, size in enumerate(value.shape):
         place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, value.shape, axis)
-    return jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32)
+    return jnp.sum(_mix(bits ^ _mix(place + jnp.uint32(0x9E3779B9))), dtype=jnp.uint32)
+
+
+def _mix(x: Array) -> Array:
+    """MurmurHash3's last step: each bit of the input changes about half of the output's."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)

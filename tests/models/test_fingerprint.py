@@ -45,6 +45,12 @@ def test_every_change_shows(parameters):
         "a dtype": {"scale": parameters["scale"].astype(jnp.float32)},
         "one of 16 bits": {"scale": parameters["scale"].at[39].multiply(1.01)},
         "a name": {"more": jnp.zeros(1)},
+        # Their bits differ by one number everywhere, and sums that weigh places linearly cancel.
+        "ones": {"zeros": jnp.ones((8, 8))},
+        "twos": {"zeros": jnp.full((8, 8), 2.0)},
+        "fours": {"zeros": jnp.full((8, 8), 4.0)},
+        "ones in another shape": {"scale": jnp.ones((2, 16))},
+        "twos in another shape": {"scale": jnp.full((2, 16), 2.0)},
     }
     found = {what: weights_fingerprint({**parameters, **change}) for what, change in changed.items()}
     assert len(set(found.values())) == len(changed), found
