@@ -43,9 +43,9 @@ def digests(parameters: Parameters, dtypes: Mapping[str, Any] | None = None) -> 
 
 
 def _digest(value: Array) -> UInt32[Array, ""]:
-    # Sums of integers do not depend on their order, and so not on the mesh. Each element is first mixed with its place,
-    # by steps that can be undone: no single change is lost, exchanged values are seen, and changes that follow a pattern
-    # do not cancel, as they would in a linear sum (all ones turned into twos: 2^23 times the square of 32 is 0).
+    # Sums of integers do not depend on their order, and so not on the mesh. Each element is first mixed with its place
+    # by steps that can be undone: no single change is lost, exchanged values are seen, and changes that follow a
+    # pattern do not cancel, as in a linear sum (where ones turned into twos can add up to a multiple of 2^32).
     bits = jax.lax.bitcast_convert_type(value, jnp.dtype(f"uint{8 * value.dtype.itemsize}")).astype(jnp.uint32)
     place = jnp.zeros((), jnp.uint32)
     for axis, size in enumerate(value.shape):
