@@ -3,11 +3,13 @@
 A checkpoint holds the parts of the state (dicts of arrays) and the validation score. Of the data it needs nothing but
 the step, which is in the state: a batch is a pure function of it, at any number of processes and threads. Orbax writes
 it under a temporary name and renames it, so one that bears its number is whole; a manifest of file hashes is then laid
-beside it, because orbax itself restores a flipped byte without a word.
+beside it, because orbax itself restores a flipped byte without a word. A run goes on from the newest one that its
+manifest finds whole.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -19,15 +21,17 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from ega_jax.errors import BadInputError
-from ega_jax.training.distributed import first_alone
+from ega_jax.training.distributed import of_first
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from types import TracebackType
 
     from ega_jax.training.config import CheckpointSettings
 
 _SCORE = "score"
 _MANIFESTS = "manifests"
+_DAMAGED = "damaged"
 
 
 class Checkpoints:
@@ -46,6 +50,7 @@ class Checkpoints:
         """
         self.directory = directory.absolute()
         self._settings = settings
+        self._whole: int | None = None  # found so, and not to be read twice
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
             self.directory,
@@ -71,15 +76,18 @@ class Checkpoints:
           score: the validation score, the higher the better.
 
         Raises:
-          BadInputError: the disk has no room for it; nothing that was there is touched.
+          BadInputError: the disk has no room for it, or fails; nothing that was there is touched.
         """
         self.require_space(state)
-        self._checkpointer.save_checkpointables(
-            step,
-            _parts(state),
-            metrics=None if score is None else {_SCORE: score},
-            force=True,
-        )
+        metrics = None if score is None else {_SCORE: score}
+        try:
+            self._checkpointer.save_checkpointables(step, _parts(state), metrics=metrics, force=True)
+        except (OSError, ValueError) as error:  # the file system's own, and tensorstore's for the same
+            raise BadInputError(
+                f"{self.directory}: the checkpoint of step {step} could not be written: "
+                f"{str(error).splitlines()[0]}. Those before it are as they were; make room, or mend the disk, and "
+                "start again: the run goes on from the last of them"
+            ) from error
         if jax.process_index() == 0:
             self._write_manifest(step)
             for manifest in (self.directory / _MANIFESTS).glob("*.json"):
@@ -98,11 +106,45 @@ class Checkpoints:
           BadInputError: there is no such checkpoint, or a file of it is missing or not what was written.
         """
         step = self._existing(step)
-        with first_alone("the checkpoint's hashes"):
-            if jax.process_index() == 0:
-                self.verify(step)
+        if step != self._whole:
+            self.verify(step)
         found = self._checkpointer.load_checkpointables(step, _parts(abstract_state))
         return {name: found.get(name, part) for name, part in abstract_state.items()}
+
+    def newest_whole(self, note: Callable[[str], None]) -> int | None:
+        """The step of the newest checkpoint that is as it was written, or None where there is none at all.
+
+        Newer ones that are damaged are moved into the folder `damaged`, where nothing reads them: the run will save
+        those steps again.
+
+        Args:
+          note: is told of each that is moved, and why.
+
+        Raises:
+          BadInputError: there are checkpoints, and all are damaged; none is moved.
+        """
+        steps = sorted((c.step for c in self._checkpointer.checkpoints), reverse=True)
+        damages: dict[int, str] = {}
+        for step in steps:
+            damage = self._agreed_damage(step)
+            if damage is None:
+                break
+            damages[step] = damage
+        else:
+            if damages:
+                told = "; ".join(damages.values())
+                raise BadInputError(
+                    f"{self.directory}: all checkpoints are damaged ({told}). Put one back from a copy, or choose "
+                    "another --run-dir to begin again"
+                )
+            return None
+        for damaged, damage in damages.items():
+            aside = self.directory / _DAMAGED / str(damaged)
+            note(f"checkpoint {damaged} is damaged: {damage}; it is moved to {aside}, and the one before is used")
+        of_first(lambda: self._set_aside(damages))
+        self._checkpointer.reload()
+        self._whole = step
+        return step
 
     @property
     def latest(self) -> int | None:
@@ -119,21 +161,13 @@ class Checkpoints:
         """Compares the files of a checkpoint with the hashes taken when it was written.
 
         Raises:
-          BadInputError: a file is missing or differs; names it.
+          BadInputError: a file is missing or differs, for all processes alike; names it.
         """
-        path = self.directory / _MANIFESTS / f"{step}.json"
-        if not path.exists():
-            # Killed between orbax's rename and our hashing: it is whole, and is hashed now.
-            self._write_manifest(step)
-            return
-        for name, expected in json.loads(path.read_text()).items():
-            file = self.directory / str(step) / name
-            if not file.is_file() or _hash(file) != expected:
-                state = "differs from what was written" if file.is_file() else "is missing"
-                raise BadInputError(
-                    f"checkpoint {step} is damaged: {file} {state}; delete {self.directory / str(step)} to go on from "
-                    "the checkpoint before it"
-                )
+        if damage := self._agreed_damage(step):
+            raise BadInputError(
+                f"checkpoint {step} is damaged: {damage}; delete {self.directory / str(step)} to go on from the "
+                "checkpoint before it"
+            )
 
     def require_space(self, state: dict[str, Any]) -> None:
         """Raises BadInputError if checkpoints of this state would pass the disk budget, or one the free space."""
@@ -162,7 +196,9 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # Of a save that failed orbax tells once more when it is closed: the first time was enough.
+        with contextlib.suppress(Exception) if error else contextlib.nullcontext():
+            self.close()
 
     def _existing(self, step: int | None) -> int:
         steps = [c.step for c in self._checkpointer.checkpoints]
@@ -171,6 +207,36 @@ class Checkpoints:
         if step not in steps or step is None:
             raise BadInputError(f"{self.directory} holds no checkpoint {'' if step is None else step}; it has {steps}")
         return step
+
+    def _agreed_damage(self, step: int) -> str | None:
+        """What is wrong with a checkpoint; process 0 reads it once for all."""
+        return of_first(lambda: self._damage(step) or "") or None
+
+    def _damage(self, step: int) -> str | None:
+        folder, path = self.directory / str(step), self.directory / _MANIFESTS / f"{step}.json"
+        if not path.exists():
+            # Killed between orbax's rename and our hashing: it is whole, and is hashed now.
+            self._write_manifest(step)
+            return None
+        try:
+            expected = dict(json.loads(path.read_text()))
+        except ValueError:
+            return f"{path} is no manifest"
+        for name, hashed in expected.items():
+            if not (folder / name).is_file():
+                return f"{folder / name} is missing"
+            if _hash(folder / name) != hashed:
+                return f"{folder / name} differs from what was written"
+        return None
+
+    def _set_aside(self, steps: Iterable[int]) -> str:
+        for step in steps:
+            aside = self.directory / _DAMAGED / str(step)
+            aside.parent.mkdir(exist_ok=True)
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(self.directory / str(step), aside)
+            (self.directory / _MANIFESTS / f"{step}.json").unlink()
+        return ""
 
     def _write_manifest(self, step: int) -> None:
         folder = self.directory / str(step)

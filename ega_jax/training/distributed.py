@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -148,30 +148,56 @@ def require_agreement(facts: Mapping[str, str]) -> None:
 
 def agreed(names: Sequence[str]) -> list[str]:
     """The names that process 0 has, in every process: what a directory holds may look different elsewhere."""
-    if jax.process_count() == 1:
-        return list(names)
-    text = "\0".join(names).encode()
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-    sent = np.frombuffer(text.ljust(length, b"\0")[:length], np.uint8)
-    received = bytes(np.asarray(multihost_utils.broadcast_one_to_all(sent)).astype(np.uint8))
-    return received.decode().split("\0") if length else []
+    text = of_first(lambda: "\0".join(names))
+    return text.split("\0") if text else []
 
 
 @contextlib.contextmanager
 def first_alone(what: str) -> Iterator[None]:
-    """Process 0 runs the body first, for what writes files that all share; the others follow when it is done."""
-    if jax.process_index() != 0:
-        multihost_utils.sync_global_devices(what)
-    yield
+    """Process 0 runs the body first, for what writes files that all share; the others follow when it is done.
+
+    Raises:
+      DistributedError: process 0 failed, which says itself why; the others do not wait for it.
+    """
+    if jax.process_count() == 1:
+        yield
+    elif jax.process_index() == 0:
+        done = False
+        try:
+            yield
+            done = True
+        finally:
+            of_first(lambda: "done" if done else "")
+    else:
+        if not of_first(str):
+            raise DistributedError(f"process 0 failed with {what}: see what it says")
+        yield
+
+
+def of_first(text: Callable[[], str]) -> str:
+    """What `text` gives on process 0, known to all; nobody else calls it.
+
+    Raises:
+      DistributedError: it failed on process 0, which raises what it raised.
+    """
+    if jax.process_count() == 1:
+        return text()
+    content, error = b"", None
     if jax.process_index() == 0:
-        multihost_utils.sync_global_devices(what)
+        try:
+            content = text().encode()
+        except BaseException as raised:  # told to the others before it goes on its way
+            error = raised
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(content) if error is None else _FAILED)))
+    if error is not None:
+        raise error
+    if length == _FAILED:
+        raise DistributedError("process 0 failed: see what it says")
+    sent = np.frombuffer(content or bytes(length), np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(sent)).astype(np.uint8).tobytes().decode() if length else ""
 
 
-def from_first(array: np.ndarray) -> np.ndarray:
-    """Process 0's array, on all processes; theirs must have its shape and dtype."""
-    return array if jax.process_count() == 1 else np.asarray(multihost_utils.broadcast_one_to_all(array))
-
-
+_FAILED = -1  # in place of a length
 _CLUSTER_VARIABLES = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES", "MEGASCALE_COORDINATOR_ADDRESS")
 
 

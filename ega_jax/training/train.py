@@ -131,7 +131,7 @@ def train(
 
     # ---------------------------------------------------------------- state: a checkpoint, given weights, or random
     checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint)
-    resumed_from = checkpoints.latest
+    resumed_from = checkpoints.newest_whole(progress.note)
     if resumed_from is not None:
         progress.note(f"going on from the checkpoint of step {resumed_from}")
         state = restore_state(config, setup, checkpoints)

@@ -1,6 +1,8 @@
 """A checkpoint comes back bit for bit, or not at all."""
 
+import resource
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -72,26 +74,100 @@ def test_without_scores_the_best_is_the_latest(tmp_path):
         assert checkpoints.best == 2
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_damage_is_found_and_named(tmp_path, damage):
-    saved(tmp_path, 2)
-    file = max((f for f in (tmp_path / "2").rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+def damage(folder, how):
+    """Damages the largest file of a checkpoint; returns it."""
+    file = max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
     content = bytearray(file.read_bytes())
-    if damage == "flip":
+    if how == "flip":
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
-    elif damage == "truncate":
+    elif how == "truncate":
         file.write_bytes(content[:-1])
     else:
         file.unlink()
+    return file
+
+
+@pytest.mark.parametrize("how", ["flip", "truncate", "remove"])
+def test_the_one_before_a_damaged_one_is_used_and_that_is_said(tmp_path, how):
+    saved(tmp_path, 2)
+    file = damage(tmp_path / "2", how)
     with Checkpoints(tmp_path, SETTINGS) as checkpoints:
         with pytest.raises(BadInputError, match=r"checkpoint 2 is damaged: .*delete") as caught:
             checkpoints.restore(abstract(state_of(0)))
         assert file.name in str(caught.value)
-    shutil.rmtree(tmp_path / "2")  # what the message says to do
+    notes = []
     with Checkpoints(tmp_path, SETTINGS) as checkpoints:
+        assert checkpoints.newest_whole(notes.append) == checkpoints.latest == 1
         state = checkpoints.restore(abstract(state_of(0)))
-    jax.tree.map(np.testing.assert_array_equal, state, state_of(1))
+        jax.tree.map(np.testing.assert_array_equal, state, state_of(1))
+        checkpoints.save(2, state_of(2))  # the step is done again
+    assert len(notes) == 1
+    assert str(file) in notes[0]
+    assert f"moved to {tmp_path / 'damaged' / '2'}, and the one before is used" in notes[0]
+    with Checkpoints(tmp_path, SETTINGS) as checkpoints:
+        assert checkpoints.newest_whole(notes.append) == 2
+        jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(abstract(state_of(0))), state_of(2))
+    assert len(notes) == 1
+
+
+def test_where_all_are_damaged_that_is_the_error_and_nothing_is_moved(tmp_path):
+    saved(tmp_path, 2)
+    files = [damage(tmp_path / "1", "flip")]
+    (tmp_path / "manifests" / "2.json").write_text("{")
+    before = sorted(tmp_path.rglob("*"))
+    with (
+        Checkpoints(tmp_path, SETTINGS) as checkpoints,
+        pytest.raises(BadInputError, match="all checkpoints are damaged") as caught,
+    ):
+        checkpoints.newest_whole(pytest.fail)
+    assert str(files[0]) in str(caught.value)
+    assert "2.json is no manifest" in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_disk_that_fills_up_while_saving_keeps_the_old_one(tmp_path):
+    saved(tmp_path, 1)
+    large = {**state_of(2), "trained": {"a/kernel": jax.random.normal(jax.random.key(2), (512, 512)), "b": jnp.ones(5)}}
+    limit, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most))  # writing fails as on a full disk, in its midst
+    try:
+        with (
+            pytest.raises(BadInputError, match=r"step 2 could not be written: .*File too large.*make room"),
+            Checkpoints(tmp_path, SETTINGS) as checkpoints,
+        ):
+            checkpoints.save(2, large)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+        signal.signal(signal.SIGXFSZ, handler)
+    with Checkpoints(tmp_path, SETTINGS) as checkpoints:
+        assert checkpoints.newest_whole(pytest.fail) == 1
+        jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(abstract(state_of(0))), state_of(1))
+
+
+def test_it_comes_back_on_any_number_of_devices(tmp_path):
+    """Saved and restored by meshes of 8, 4, 1 and 8 devices in turn: the same bits, in other places."""
+    moments = {"mu": state_of(4)["trained"], "nu": state_of(5)["trained"]}
+    expected = {**state_of(3), "optimizer": {**moments, "count": jnp.int32(3)}}
+    state = expected
+    for number, size in enumerate((8, 4, 1, 8), start=1):
+        mesh = make_mesh(MeshSettings(data=1, fsdp=size), jax.devices()[:size])
+        whole = NamedSharding(mesh, P())
+        places = jax.tree.map(lambda x, place=whole: place, state)
+        for tree in (places["trained"], places["optimizer"]["mu"], places["optimizer"]["nu"]):
+            tree["a/kernel"] = NamedSharding(mesh, P("fsdp", None))
+        with Checkpoints(tmp_path, SETTINGS) as checkpoints:
+            if number > 1:
+                wanted = jax.tree.map(
+                    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), expected, places
+                )
+                state = checkpoints.restore(wanted)
+                assert jax.tree.map(lambda x: x.sharding, state) == places
+            else:
+                state = jax.device_put(state, places)
+            checkpoints.save(number, state)
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
 
 
 def test_what_a_kill_leaves_behind_is_harmless(tmp_path):
