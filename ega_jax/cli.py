@@ -28,10 +28,11 @@ from ega_jax.errors import BadInputError
 
 COMMANDS = {
     "train": ("CONFIG [--run-dir DIR] [--FIELD VALUE ...]", "train an embedder, or go on with it"),
-    "eval": ("RUN [--data DIR]", "score it as MMEB does; writes results.json and report.html"),
+    "eval": ("RUN [--data DIR] [--suite mmeb]", "score it as MMEB does; writes results.json and report.html"),
     "embed": ("RUN SOURCE OUT", "vectors of texts and pictures, on disk"),
     "search": ("VECTORS TEXT [--image FILE]", "what is nearest among them"),
     "mine": ("RUN DATA OUT", "hard negatives for a training set"),
+    "compare": ("RUN RUN", "test whether the second scores higher, query by query"),
     "convert": ("from-hf DIR OUT | to-hf RUN OUT | verify DIR FILE", "published weights in and out"),
     "data": ("prepare SRC OUT | verify DIR | show DIR", "write data once for fast reading, check it, look at it"),
     "report": ("RUN [RUN ...]", "write report.html again"),

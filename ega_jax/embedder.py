@@ -164,9 +164,7 @@ class Embedder:
         except ImageError:
             self._blame(sides)
             raise
-        width = self.width if dimensions is None else dimensions
-        if not 1 <= width <= self.width:
-            raise BadInputError(f"dimensions must be from 1 to the model's {self.width}, got {dimensions}")
+        self.check(dimensions)
         batch_size = -(-batch_size // self.devices) * self.devices
         # Longest first: neighbours share a bucket, and memory runs out at once or never.
         order = np.lexsort((-sizes.tokens, -sizes.units))
@@ -177,9 +175,14 @@ class Embedder:
             bucket = self.buckets.fit(sizes.tokens[padded], sizes.units[padded], self.devices)
             rows.append(self._encode([sides[i] for i in batch], bucket, batch_size)[: len(batch)])
             progress(len(batch))
-        result = np.empty((len(sides), width), np.float32)
-        result[order] = np.concatenate(rows)[:, :width]
-        return result if width == self.width else shortened(result, width)
+        result = np.empty((len(sides), self.width), np.float32)
+        result[order] = np.concatenate(rows)
+        return shortened(result, dimensions)
+
+    def check(self, dimensions: int | None) -> None:
+        """Raises BadInputError unless vectors can be cut to so many dimensions."""
+        if dimensions is not None and not 1 <= dimensions <= self.width:
+            raise BadInputError(f"dimensions must be from 1 to the model's {self.width}, got {dimensions}")
 
     def _encode(self, sides: Sequence[Side], bucket: Bucket, batch_size: int) -> Float32[np.ndarray, "n D"]:
         try:
@@ -206,9 +209,11 @@ class Embedder:
                     raise BadInputError(f"{source}: {error}") from error
 
 
-def shortened(vectors: Float32[np.ndarray, "n D"], width: int) -> Float32[np.ndarray, "n d"]:
-    """Vectors cut to their first entries and normalised again (Matryoshka, arXiv 2205.13147)."""
-    cut = vectors[:, :width]
+def shortened(vectors: Float32[np.ndarray, "n D"], dimensions: int | None) -> Float32[np.ndarray, "n d"]:
+    """Vectors cut to their first entries and normalised again (Matryoshka, arXiv 2205.13147); None: whole."""
+    if dimensions is None or dimensions == vectors.shape[1]:
+        return vectors
+    cut = vectors[:, :dimensions]
     return cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), np.float32(1e-7))
 
 

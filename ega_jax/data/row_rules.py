@@ -16,6 +16,9 @@ from ega_jax.data.instructions import with_instructions
 from ega_jax.data.raw_rows import Value
 from ega_jax.data.records import IMAGE_TOKEN, is_unicode
 
+REPEATED_CANDIDATES = "candidates that are in their list twice, dropped"
+"""The rule of mending by which a pool gets smaller."""
+
 
 class Item(NamedTuple):
     """One side of a row: a text, with its image token, and the relative path of its image, or ""."""
@@ -105,7 +108,7 @@ def eval_row(
         targets.append(known[pair])
     distinct = list(dict.fromkeys(targets))
     if len(distinct) < len(targets):
-        mended["candidates that are in their list twice, dropped"] += len(targets) - len(distinct)
+        mended[REPEATED_CANDIDATES] += len(targets) - len(distinct)
     return EvalRow(query, distinct)
 
 

@@ -28,7 +28,7 @@ from ega_jax.evaluation.results import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from jaxtyping import Float32, Int32, Int64
 
@@ -45,6 +45,7 @@ def evaluate(
     *,
     suite: str | None = None,
     expected: Collection[str] | None = None,
+    short: Mapping[str, str] | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Results:
     """Encodes every distinct item once, scores every query against its own pool, and averages as MMEB does.
@@ -56,6 +57,7 @@ def evaluate(
       suite: what the subsets are part of, e.g. "glyphs"; None is "mmeb" where all have names of MMEB's, else "custom".
       expected: names of all subsets of the suite; those not evaluated are listed as missing in the results. None is
         MMEB's 36 where that is the suite, else no expectation.
+      short: subsets that are smaller than the suite's, and what they lack; see `ega_jax.evaluation.suite`.
       progress: called with (items done, items in all), first with 0 done.
 
     Returns:
@@ -82,6 +84,7 @@ def evaluate(
         missing=tuple(sorted(set(expected) - names)),
         details=tuple(details for _, details in outcomes),
         dimensions=items.embeddings.shape[1],
+        short=dict(short or {}),
     )
 
 
@@ -102,16 +105,10 @@ def mean_results(subsets: Sequence[SubsetResult]) -> dict[str, MeanResult]:
 
 def scores_of_ranks(ranks: Int32[np.ndarray, " Q"], chance: float) -> Scores:
     """Returns all metrics of the given gold ranks (Q,)."""
-    hit_at_1 = retrieval.hit_rate(ranks, 1)
+    metrics = {metric: float(np.mean(retrieval.rank_values(metric, ranks))) for metric in METRICS}
     return Scores(
-        metrics={
-            "hit@1": hit_at_1,
-            "hit@5": retrieval.hit_rate(ranks, 5),
-            "hit@10": retrieval.hit_rate(ranks, 10),
-            "mrr": retrieval.mean_reciprocal_rank(ranks),
-            "ndcg@5": retrieval.ndcg(ranks, 5),
-        },
-        standard_error=retrieval.binomial_standard_error(hit_at_1, len(ranks)),
+        metrics=metrics,
+        standard_error=retrieval.binomial_standard_error(metrics["hit@1"], len(ranks)),
         chance=chance,
     )
 

@@ -6,21 +6,27 @@ training):
     <name>.json           the scores (`Results.to_json`): small, versioned, for people and programs to read
     <name>_details.jsonl  a line a subset (`SubsetDetails`): rank and similarities of each query, and examples
 
-Schema of `<name>.json`, version 1:
+Schema of `<name>.json`, version 2:
 
-    {"schema": "ega_jax.results", "version": 1,
-     "suite": "mmeb", "complete": false, "missing": ["OK-VQA", ...],  (subsets that were not evaluated)
+    {"schema": "ega_jax.results", "version": 2,
+     "suite": "mmeb", "complete": false,  (whether nothing is missing or short)
+     "missing": ["OK-VQA", ...],  (subsets that were not evaluated)
+     "short": {"GQA": "990 of 1000 queries", ...},  (subsets that were, but are smaller than was published)
      "dimensions": 3584,  (width of the vectors that were compared; absent from older files)
      "subsets": [{"name": "VOC2007", "meta_task": "classification", "distribution": "in",
                   "queries": 1000, "pool_size": 20.0, "chance": 0.05,
                   "hit@1": 0.8, "hit@1_standard_error": 0.0126, "hit@5": 0.97, "hit@10": 0.99, "mrr": 0.87,
-                  "ndcg@5": 0.88}, ...],
+                  "ndcg@5": 0.88,
+                  "intervals": {"hit@1": [0.774, 0.824], ...},  (of each metric)
+                  "items": "5d41..."}, ...],  (equal names, equal queries and candidates)
+     "confidence": {"level": 0.95, "resamples": 2000, "seed": 0},  (how intervals were made)
      "means": {"all": {"subsets": 36, "chance": 0.1, "hit@1": 0.7, (and so on, as for a subset)},
                "in": ..., "out": ..., "classification": ..., "vqa": ..., "macro": ...}}
 
-Shares are in [0, 1]. A mean that would be over no subset is absent. Means are plain: every subset counts
-alike, whatever its number of queries. "all" is MMEB's overall score; "macro" is the mean of the meta-task
-means, which some papers report under the same word; the two differ.
+Version 1 had no "short", "intervals", "items" and "confidence"; it is still read. Shares are in [0, 1]. A mean
+that would be over no subset is absent. Means are plain: every subset counts alike, whatever its number of
+queries. "all" is MMEB's overall score; "macro" is the mean of the meta-task means, which some papers report
+under the same word; the two differ.
 """
 
 from __future__ import annotations
@@ -35,7 +41,8 @@ from ega_jax.errors import BadInputError
 from ega_jax.evaluation.details import SubsetDetails
 
 SCHEMA = "ega_jax.results"
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)
 
 METRICS = ("hit@1", "hit@5", "hit@10", "mrr", "ndcg@5")
 """The metrics of every subset and mean, by the names they have in files and tables."""
@@ -49,23 +56,28 @@ class Scores:
       metrics: the value of each of `METRICS`.
       standard_error: of hit@1; binomial for a subset, and for a mean what follows if subsets are independent.
       chance: hit@1 of a random order: the mean of 1 / pool size.
+      intervals: bootstrap interval of each metric; empty where none was made.
     """
 
     metrics: dict[str, float]
     standard_error: float
     chance: float
+    intervals: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     @property
     def hit_at_1(self) -> float:
         return self.metrics["hit@1"]
 
-    def _to_dict(self) -> dict[str, float]:
+    def _to_dict(self) -> dict[str, Any]:
         first, *rest = METRICS
         return {
             "chance": self.chance,
             first: self.metrics[first],
             "hit@1_standard_error": self.standard_error,
             **{metric: self.metrics[metric] for metric in rest},
+            **(
+                {"intervals": {metric: list(ends) for metric, ends in self.intervals.items()}} if self.intervals else {}
+            ),
         }
 
     @staticmethod
@@ -74,6 +86,9 @@ class Scores:
             metrics={metric: float(fields[metric]) for metric in METRICS},
             standard_error=float(fields["hit@1_standard_error"]),
             chance=float(fields["chance"]),
+            intervals={
+                metric: (float(low), float(high)) for metric, (low, high) in fields.get("intervals", {}).items()
+            },
         )
 
 
@@ -86,6 +101,7 @@ class SubsetResult:
       queries: number of queries.
       pool_size: mean number of distinct candidates of a query.
       scores: the scores.
+      items: names its queries and candidates (`ega_jax.evaluation.content.subset_fingerprint`); "" where not known.
     """
 
     name: str
@@ -94,6 +110,7 @@ class SubsetResult:
     queries: int
     pool_size: float
     scores: Scores
+    items: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +119,21 @@ class MeanResult:
 
     subsets: int
     scores: Scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Confidence:
+    """How intervals were made.
+
+    Attributes:
+      level: share of bootstrap samples within an interval.
+      resamples: bootstrap samples.
+      seed: decides them.
+    """
+
+    level: float
+    resamples: int
+    seed: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +148,8 @@ class Results:
         suite's scores.
       details: what each query retrieved; empty where only the scores were read.
       dimensions: width of the vectors that were compared; None where it is not known.
+      short: subsets that were evaluated but are smaller than the suite's, and what they lack.
+      confidence: how intervals were made; None where there are none.
     """
 
     subsets: tuple[SubsetResult, ...]
@@ -124,11 +158,13 @@ class Results:
     missing: tuple[str, ...] = ()
     details: tuple[SubsetDetails, ...] = ()
     dimensions: int | None = None
+    short: dict[str, str] = dataclasses.field(default_factory=dict)
+    confidence: Confidence | None = None
 
     @property
     def complete(self) -> bool:
-        """Whether every subset of the suite was evaluated."""
-        return not self.missing
+        """Whether every subset of the suite was evaluated whole."""
+        return not self.missing and not self.short
 
     def to_json(self) -> str:
         """Returns the scores as JSON text (schema at the top of this file); details are not part of it."""
@@ -138,6 +174,7 @@ class Results:
             "suite": self.suite,
             "complete": self.complete,
             "missing": list(self.missing),
+            "short": self.short,
             **({} if self.dimensions is None else {"dimensions": self.dimensions}),
             "subsets": [
                 {
@@ -147,9 +184,11 @@ class Results:
                     "queries": subset.queries,
                     "pool_size": subset.pool_size,
                     **subset.scores._to_dict(),
+                    **({"items": subset.items} if subset.items else {}),
                 }
                 for subset in self.subsets
             ],
+            **({"confidence": dataclasses.asdict(self.confidence)} if self.confidence else {}),
             "means": {name: {"subsets": mean.subsets, **mean.scores._to_dict()} for name, mean in self.means.items()},
         }
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -171,9 +210,9 @@ class Results:
             raise BadInputError(f"{source}: not JSON ({error}); run the evaluation again") from None
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise BadInputError(f'{source}: not a results file (no "schema": "{SCHEMA}")')
-        if document.get("version") != VERSION:
+        if document.get("version") not in READABLE:
             raise BadInputError(
-                f"{source}: version {document.get('version')}, but this reader knows version {VERSION}; "
+                f"{source}: version {document.get('version')}, but this reader knows versions up to {VERSION}; "
                 "run the evaluation again"
             )
         try:
@@ -185,6 +224,7 @@ class Results:
                     queries=int(fields["queries"]),
                     pool_size=float(fields["pool_size"]),
                     scores=Scores._from_dict(fields),
+                    items=str(fields.get("items", "")),
                 )
                 for fields in document["subsets"]
             )
@@ -194,9 +234,11 @@ class Results:
             }
             suite, missing = str(document["suite"]), tuple(map(str, document["missing"]))
             dimensions = int(document["dimensions"]) if "dimensions" in document else None
+            short = {str(name): str(what) for name, what in document.get("short", {}).items()}
+            confidence = Confidence(**document["confidence"]) if "confidence" in document else None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadInputError(f"{source}: damaged results ({type(error).__name__}: {error})") from None
-        return Results(subsets, means, suite, missing, dimensions=dimensions)
+        return Results(subsets, means, suite, missing, dimensions=dimensions, short=short, confidence=confidence)
 
     def save(self, directory: Path | str, name: str = "results") -> Path:
         """Writes `<name>.json`, and `<name>_details.jsonl` where there are details; returns the former.
@@ -207,10 +249,10 @@ class Results:
         directory.mkdir(parents=True, exist_ok=True)
         details_path, path = directory / f"{name}_details.jsonl", directory / f"{name}.json"
         if self.details:
-            _write_whole(details_path, "".join(details.to_json() + "\n" for details in self.details))
+            write_whole(details_path, "".join(details.to_json() + "\n" for details in self.details))
         else:
             details_path.unlink(missing_ok=True)  # of an earlier evaluation, they would belie these scores
-        _write_whole(path, self.to_json())
+        write_whole(path, self.to_json())
         return path
 
     @staticmethod
@@ -235,7 +277,8 @@ class Results:
         return dataclasses.replace(results, details=details)
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that appears whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from jaxtyping import Float32, Int, Int32, Int64
+    from jaxtyping import Float32, Float64, Int, Int64
 
 QUERY_BLOCK = 256
 TARGET_BLOCK = 4096
@@ -80,22 +80,20 @@ def top_positions(scores: Float32[np.ndarray, " C"], ids: Int[np.ndarray, " C"],
     return np.lexsort((ids, is_gold, -scores))[:count]
 
 
-def hit_rate(ranks: Int32[np.ndarray, " Q"], k: int) -> float:
-    """Returns hit@k, the share of queries whose gold candidate is among the first k (k = 1: precision@1)."""
-    return float(np.mean(ranks <= k))
+def rank_values(metric: str, ranks: Int[np.ndarray, " Q"]) -> Float64[np.ndarray, " Q"]:
+    """Returns what each query adds to a metric, whose value is the mean of these.
 
-
-def mean_reciprocal_rank(ranks: Int32[np.ndarray, " Q"]) -> float:
-    """Returns the mean of 1 / rank, not cut off."""
-    return float(np.mean(1.0 / ranks))
-
-
-def ndcg(ranks: Int32[np.ndarray, " Q"], k: int) -> float:
-    """Returns nDCG@k with one relevant candidate a query: the mean of 1 / log2(1 + rank), 0 where rank > k.
-
-    The ideal ranking has a gain of 1, so that the normaliser is 1 (Järvelin & Kekäläinen, 2002).
+    Args:
+      metric: "hit@k": 1 where the gold candidate is among the first k (k = 1: precision@1), else 0. "mrr": 1 / rank,
+        not cut off. "ndcg@k", with one relevant candidate a query: 1 / log2(1 + rank), 0 where rank > k; the ideal
+        ranking has a gain of 1, so that the normaliser is 1 (Järvelin & Kekäläinen, 2002).
+      ranks: of the gold candidates, from 1.
     """
-    return float(np.mean(np.where(ranks <= k, 1.0 / np.log2(1.0 + ranks), 0.0)))
+    name, _, cutoff = metric.partition("@")
+    if name == "mrr":
+        return 1.0 / ranks
+    within = ranks <= int(cutoff)
+    return within.astype(np.float64) if name == "hit" else np.where(within, 1.0 / np.log2(1.0 + ranks), 0.0)
 
 
 def binomial_standard_error(share: float, count: int) -> float:

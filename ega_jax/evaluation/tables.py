@@ -33,7 +33,8 @@ def markdown_table(results: Results, baseline: Results | None = None) -> str:
       results: what to show.
       baseline: what to compare with; adds its hit@1 and the difference in points.
     """
-    titles = ["Chance", "hit@1", "± s.e.", *(["Baseline", "Change"] if baseline else [])]
+    titles = ["Chance", "hit@1", "± s.e.", *(["95 % interval"] if results.confidence else [])]
+    titles += ["Baseline", "Change"] if baseline else []
     titles += ["hit@5", "hit@10", "MRR", "nDCG@5"]
     rows = [["Subset", "Meta-task", "Queries", "Pool", *titles], ["---", "---", *["---:"] * (2 + len(titles))]]
     for meta_task, subsets in by_meta_task(results):
@@ -81,14 +82,16 @@ def results_table(results: Results, baseline: Results | None = None) -> Table:
 
 
 def partial_note(results: Results) -> str:
-    """Returns a line that says which subsets of the suite are missing; empty if none is."""
+    """Returns a line that says which subsets of the suite are missing or short; empty if none is."""
     if results.complete:
         return ""
     total = len(results.subsets) + len(results.missing)
-    return (
-        f"Partial: {len(results.subsets)} of {total} subsets of {results.suite}; means are over these alone. "
-        f"Missing: {', '.join(results.missing)}"
-    )
+    note = f"Partial: {len(results.subsets)} of {total} subsets of {results.suite}; means are over these alone."
+    if results.missing:
+        note += f" Missing: {', '.join(results.missing)}."
+    if results.short:
+        note += f" Short: {', '.join(f'{name} ({what})' for name, what in results.short.items())}."
+    return note
 
 
 def by_meta_task(results: Results) -> list[tuple[str, list[SubsetResult]]]:
@@ -104,6 +107,7 @@ def score_cells(now: Scores, before: Scores | None) -> dict[str, str]:
         "Chance": f"{100 * now.chance:.1f}",
         "hit@1": f"{100 * now.hit_at_1:.1f}",
         "± s.e.": f"{100 * now.standard_error:.1f}",
+        "95 % interval": _interval(now),
         "Baseline": f"{100 * before.hit_at_1:.1f}" if before else "",
         "Change": f"{100 * (now.hit_at_1 - before.hit_at_1):+.1f}" if before else "",
         "hit@5": f"{100 * now.metrics['hit@5']:.1f}",
@@ -111,6 +115,11 @@ def score_cells(now: Scores, before: Scores | None) -> dict[str, str]:
         "MRR": f"{100 * now.metrics['mrr']:.1f}",
         "nDCG@5": f"{100 * now.metrics['ndcg@5']:.1f}",
     }
+
+
+def _interval(scores: Scores) -> str:
+    low, high = scores.intervals.get("hit@1", (None, None))
+    return "" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
 
 
 def _subset_scores(results: Results | None, name: str) -> Scores | None:

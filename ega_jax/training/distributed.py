@@ -197,6 +197,11 @@ def of_first(text: Callable[[], str]) -> str:
     return np.asarray(multihost_utils.broadcast_one_to_all(sent)).astype(np.uint8).tobytes().decode() if length else ""
 
 
+def from_first(array: np.ndarray) -> np.ndarray:
+    """Process 0's array, on all processes; theirs must have its shape and dtype."""
+    return array if jax.process_count() == 1 else np.asarray(multihost_utils.broadcast_one_to_all(array))
+
+
 _FAILED = -1  # in place of a length
 _CLUSTER_VARIABLES = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES", "MEGASCALE_COORDINATOR_ADDRESS")
 

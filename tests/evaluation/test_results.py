@@ -34,12 +34,13 @@ def test_results_survive_the_disk(results, tmp_path):
 
 def test_results_file_has_the_documented_schema(results, tmp_path):
     document = json.loads(results.save(tmp_path).read_text())
-    assert {key: document[key] for key in ("schema", "version", "suite", "complete", "missing")} == {
+    assert {key: document[key] for key in ("schema", "version", "suite", "complete", "missing", "short")} == {
         "schema": "ega_jax.results",
-        "version": 1,
+        "version": 2,
         "suite": "mmeb",
         "complete": False,
         "missing": ["GQA"],
+        "short": {},
     }
     scores = {"chance", "hit@1", "hit@1_standard_error", "hit@5", "hit@10", "mrr", "ndcg@5"}
     for subset in document["subsets"]:
@@ -62,7 +63,7 @@ def test_details_of_an_earlier_evaluation_do_not_outlive_it(results, tmp_path):
         (lambda text: text[:50], "not JSON"),
         (lambda text: "[]", "not a results file"),
         (lambda text: text.replace("ega_jax.results", "other"), "not a results file"),
-        (lambda text: text.replace('"version": 1', '"version": 2'), "version 2"),
+        (lambda text: text.replace('"version": 2', '"version": 3'), "version 3"),
         (lambda text: text.replace('"hit@5"', '"hit@6"'), "damaged.*hit@5"),
         (lambda text: text.replace('"queries": 40', '"queries": "many"'), "damaged"),
     ],

@@ -57,11 +57,13 @@ def test_top_positions_puts_a_tied_gold_candidate_last():
 
 def test_metrics_of_known_ranks():
     ranks = np.asarray([1, 2, 5, 6, 11], np.int32)
-    assert retrieval.hit_rate(ranks, 1) == 1 / 5
-    assert retrieval.hit_rate(ranks, 5) == 3 / 5
-    assert retrieval.hit_rate(ranks, 10) == 4 / 5
-    np.testing.assert_allclose(retrieval.mean_reciprocal_rank(ranks), (1 + 1 / 2 + 1 / 5 + 1 / 6 + 1 / 11) / 5)
-    np.testing.assert_allclose(retrieval.ndcg(ranks, 5), (1 + 1 / np.log2(3) + 1 / np.log2(6)) / 5)
+    assert np.mean(retrieval.rank_values("hit@1", ranks)) == 1 / 5
+    assert np.mean(retrieval.rank_values("hit@5", ranks)) == 3 / 5
+    assert np.mean(retrieval.rank_values("hit@10", ranks)) == 4 / 5
+    np.testing.assert_allclose(np.mean(retrieval.rank_values("mrr", ranks)), (1 + 1 / 2 + 1 / 5 + 1 / 6 + 1 / 11) / 5)
+    np.testing.assert_allclose(
+        np.mean(retrieval.rank_values("ndcg@5", ranks)), (1 + 1 / np.log2(3) + 1 / np.log2(6)) / 5
+    )
     np.testing.assert_allclose(retrieval.binomial_standard_error(0.2, 5), (0.2 * 0.8 / 5) ** 0.5)
 
 
@@ -71,4 +73,4 @@ def test_ndcg_equals_the_textbook_sum_over_a_ranked_list():
         relevance[rank - 1] = 1.0
         gains = (2**relevance - 1) / np.log2(np.arange(8) + 2)
         expected = gains[:5].sum() / (1 / np.log2(2))
-        np.testing.assert_allclose(retrieval.ndcg(np.asarray([rank]), 5), expected)
+        np.testing.assert_allclose(retrieval.rank_values("ndcg@5", np.asarray([rank]))[0], expected)
