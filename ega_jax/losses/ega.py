@@ -51,6 +51,7 @@ def ega_loss(
     combine: Literal["normalized", "rebalanced", "unnormalized"] = DEFAULTS.combine,
     log_weight_cap: float = 20.0,
     positives: Int[Array, " N"] | None = None,
+    distinct_positives: bool = False,
     query_ids: Int[Array, " N"] | None = None,
     target_ids: Int[Array, " M"] | None = None,
     mask: Mask = None,
@@ -116,6 +117,9 @@ def ega_loss(
             by "normalized".
         positives: (N,) integers: the target that is each row's positive. An index outside of the targets
             makes the loss NaN.
+        distinct_positives: Promises that no two rows (of nonzero weight) have one target as their positive. A
+            symmetric loss of given `positives` then takes four matrix products, not six; and it is NaN if the
+            promise is broken. Unused otherwise.
         query_ids: (N,) integers, with `target_ids`: a target is no negative of a query of equal id. A second
             positive is thus left out, not pulled. Duplicate targets in a batch should share an id, or they
             are false negatives.
@@ -165,6 +169,7 @@ def ega_loss(
         negatives=negatives,
         temperature=temperature,
         positives=positives,
+        distinct_positives=distinct_positives,
         query_ids=query_ids,
         target_ids=target_ids,
         mask=mask,
@@ -192,6 +197,7 @@ def info_nce_loss(
     negatives: Float[Array, "K D"] | Float[Array, "N K D"] | None = None,
     temperature: Scalar = 0.02,
     positives: Int[Array, " N"] | None = None,
+    distinct_positives: bool = False,
     query_ids: Int[Array, " N"] | None = None,
     target_ids: Int[Array, " M"] | None = None,
     mask: Mask = None,
@@ -217,6 +223,7 @@ def info_nce_loss(
         negatives=negatives,
         temperature=temperature,
         positives=positives,
+        distinct_positives=distinct_positives,
         query_ids=query_ids,
         target_ids=target_ids,
         mask=mask,

@@ -22,6 +22,7 @@ class Options:
     negatives: Any = None
     temperature: Any = 0.02
     positives: Any = None
+    distinct_positives: bool = False
     query_ids: Any = None
     target_ids: Any = None
     mask: Any = None
@@ -39,6 +40,12 @@ class Options:
     exchange: str = "all_gather"
     reduction: str = "mean"
     return_stats: bool = False
+
+    @property
+    def both_directions_at_once(self) -> bool:
+        """A symmetric loss takes one call: not where rows may share a positive, nor if top-k needs a column's rows."""
+        distinct = self.positives is None or self.distinct_positives
+        return self.symmetric and distinct and self.top_k is None
 
 
 class Inputs(NamedTuple):
@@ -195,9 +202,10 @@ def _mask(
         raise ValueError(f"mask must have shape ({num_rows}, {num_columns}), got {mask.shape}")
     if mask.dtype != jnp.bool_:
         raise TypeError(f"mask must be boolean (True = the pair counts), got {mask.dtype}")
-    two_calls = options.positives is not None or options.top_k is not None
-    if options.symmetric and two_calls and options.axis_name is not None:
+    two_calls = not options.both_directions_at_once and options.symmetric
+    if two_calls and options.axis_name is not None:
         raise ValueError(
-            "symmetric over a mesh with positives or top_k needs the columns of all devices' masks: use a mask function"
+            "symmetric over a mesh with positives (unless distinct_positives) or top_k needs the columns of all "
+            "devices' masks: use a mask function"
         )
     return jnp.pad(mask, ((0, 0), (0, num_columns - mask.shape[1])), constant_values=True), None

@@ -116,8 +116,7 @@ def lay_out(
         learnable_temperature=not isinstance(options.temperature, (int, float)),
         with_stats=options.return_stats,
         top_k=options.top_k,
-        # Both directions at once, but for rows that share a positive, and top-k, which needs all rows of a column.
-        symmetric=options.symmetric and inputs.positives is None and options.top_k is None,
+        symmetric=options.both_directions_at_once,
         own_positives=inputs.positives is None,
         exchange=options.exchange,
         axis_name=axis_name,

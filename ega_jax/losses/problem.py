@@ -71,8 +71,8 @@ class Recipe:
         top_k: Keep only so many of the most similar negatives of a row.
         sigmoid: Sum SigLIP's loss over pairs, instead of a softmax's over rows.
         mask_fn: The user's (row_numbers, column_numbers, *mask_args) -> keep.
-        symmetric: Average with the loss of the opposite direction, in which columns look for their rows. A row's
-            positive is then its own device's column of the same place.
+        symmetric: Average with the loss of the opposite direction, in which columns look for their rows. No two rows
+            may then have one positive.
         mask_transposed: The rows are the user's columns, as in the target-to-query direction.
         columns_first: Arrays of pairs have columns as leading axis. So both directions of a symmetric loss share
             one array of similarities, and nothing is transposed. Not for own negatives or statistics.
@@ -80,7 +80,7 @@ class Recipe:
         precision: Of the matrix products, as in `jax.lax.dot_general`.
         learnable_temperature: Compute the temperature's cotangent too.
         with_stats: Compute per-row statistics too.
-        own_positives: Each row's positive is among its own device's columns.
+        own_positives: Each row's positive is its own device's column of the same place.
         exchange: How devices see each other's columns: "all_gather" or "ring".
         axis_name: Mesh axes over which rows and columns are spread, inside `jax.shard_map`.
         block_size: How many rows to handle at a time; None decides by the size of the logits.

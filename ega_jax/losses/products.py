@@ -19,6 +19,9 @@ _CONTRACT_COLUMNS = (((1,), (0,)), ((), ()))
 _CONTRACT_ROWS = (((0,), (0,)), ((), ()))
 _CONTRACT_OWN_FEATURES = (((2,), (1,)), ((0,), (0,)))
 _CONTRACT_OWN = (((1,), (1,)), ((0,), (0,)))
+_CONTRACT_TILES = (((2,), (2,)), ((0,), (0,)))
+# Rows of a tile: fewer, and CPUs sum up in another order than for a large product.
+_TILE = 64
 
 
 def accumulator_dtype(dtype: Any) -> Any:
@@ -72,6 +75,29 @@ def own_similarities(
     """Returns the dot products of each query with its own negatives, norms divided out."""
     products = _dot(negatives, queries, _CONTRACT_OWN_FEATURES, precision)
     return products * query_inverse_norms[:, None] * negative_inverse_norms
+
+
+def paired_similarities(
+    queries: Float[Array, "N D"],
+    partners: Float[Array, "N D"],
+    query_inverse_norms: Float[Array, " N"],
+    partner_inverse_norms: Float[Array, " N"],
+    precision: Any,
+) -> Float[Array, " N"]:
+    """Returns the dot product of each query with the partner in the same row, norms divided out.
+
+    They are the diagonals of small tiles of all-pair products, which round as `similarities` do (on CPUs to the
+    bit): so the same pair has one similarity, and a copy of a positive ties with it.
+    """
+    num_rows, features = queries.shape
+    missing = -num_rows % _TILE
+
+    def tiles(rows: Array) -> Array:
+        return jnp.pad(rows, ((0, missing), (0, 0))).reshape(-1, _TILE, features)
+
+    products = _dot(tiles(queries), tiles(partners), _CONTRACT_TILES, precision)
+    diagonals = jnp.diagonal(products, axis1=1, axis2=2).reshape(-1)[:num_rows]
+    return diagonals * query_inverse_norms * partner_inverse_norms
 
 
 def own_gradients(

@@ -55,12 +55,10 @@ class RowLosses(NamedTuple):
     stats: LossStats | None
 
 
-def positive_similarities(
-    recipe: Recipe, similarity: Float[Array, "N M+K"], rows: Rows, columns: Columns
-) -> Float[Array, " N"]:
-    """Picks each row's similarity to its positive, which must be among the columns."""
-    is_positive = masks.positive_pairs(recipe, rows, columns, similarity.shape[1])
-    return nan_if_missing(rows, jnp.sum(jnp.where(is_positive, similarity, 0.0), axis=masks.column_axis(recipe)))
+def positive_similarities(similarity: Float[Array, "N M+K"], rows: Rows) -> Float[Array, " N"]:
+    """Picks each row's similarity to its positive among the columns of all devices."""
+    found = jnp.take_along_axis(similarity, rows.positives[:, None], axis=1, mode="clip")[:, 0]
+    return nan_if_missing(rows, found)
 
 
 def nan_if_missing(rows: Rows, positive_similarity: Float[Array, " N"]) -> Float[Array, " N"]:

@@ -82,12 +82,17 @@ def sharded_siglip_loss(
     **options: Any,
 ) -> Callable[..., Float[Array, ""]]:
     """As `sharded_ega_loss`, of `siglip_loss` and its options. The ring costs no further matrix product."""
-    return _sharded(siglip_loss, mesh, axes, exchange, options)
+    return _sharded(_local_siglip_loss, mesh, axes, exchange, options)
 
 
 def _local_ega_loss(queries: Array, targets: Array, *, axis_name: Any, exchange: str, **given: Any) -> Any:
     recipe = ega_recipe(**{name: given.pop(name) for name in _EGA if name in given})
     return compute_loss(queries, targets, Options(**given, axis_name=axis_name, exchange=exchange), *recipe)
+
+
+def _local_siglip_loss(queries: Array, targets: Array, *, distinct_positives: bool = False, **given: Any) -> Any:
+    del distinct_positives  # which matters to a second direction, and this loss has one
+    return siglip_loss(queries, targets, **given)
 
 
 def _sharded(
@@ -142,6 +147,7 @@ def _split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     if "positives" not in arrays and num_targets > num_rows:
         # Then the positive of a row lies, as a rule, on another device than the row.
         arrays["positives"] = jnp.arange(num_rows, dtype=jnp.int32)
+        static["distinct_positives"] = True
     for name in ("target_ids", "target_mask"):
         if name in arrays and arrays[name].shape[0] > num_targets:
             arrays[name] = (arrays[name][:num_targets], arrays[name][num_targets:])

@@ -45,7 +45,7 @@ def evaluate(
             own_norms = products.inverse_norms(own, normalize)
             of_own = products.own_similarities(queries, own, norms, own_norms, precision)
             similarity = jnp.concatenate([similarity, of_own], axis=1)
-        positive = row_block.positive_similarities(recipe, similarity, rows, columns)
+        positive = row_block.positive_similarities(similarity, rows)
         pairs = row_block.compare(recipe, similarity, positive, temperature, rows, columns, scalars)
         losses = row_block.row_losses(recipe, rows, positive, row_block.sum_negatives(recipe, pairs))
         loss = jnp.sum(jnp.where(rows.scale != 0, rows.scale * losses.loss, 0.0))

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 
-# Twice as many arrays of a block's size live at once as in one pass.
-_MAX_ROWS_ON_CPUS = 512
+# Twice as many arrays of a block's size live at once as in one pass, and a ring is there to save memory.
+_MAX_ROWS_ON_CPUS = {"all_gather": 1024, "ring": 512}
 
 
 class _Opposite(NamedTuple):
@@ -77,14 +77,20 @@ def evaluate(
     if recipe.symmetric:
         rows = rows._replace(scale=rows.scale / 2)  # the loss is the mean of two
     norms, target_norms = products.inverse_norms(queries, normalize), products.inverse_norms(targets, normalize)
-    home = _Visitor(targets, target_norms, columns, None)
+    visitors = receive(recipe, _Visitor(targets, target_norms, columns, None))
     own = None if negatives is None else _Own(negatives, products.inverse_norms(negatives, normalize))
-    positive = _positive_similarities(recipe, queries, norms, rows, home)
+    if recipe.own_positives:
+        partners, partner_norms = targets[: len(queries)], target_norms[: len(queries)]
+        positive = products.paired_similarities(queries, partners, norms, partner_norms, precision)
+    else:
+        positive = _find_positives(recipe, queries, norms, rows, visitors)
+    positive = row_block.nan_if_missing(rows, positive)
     residents = _Resident(queries, norms, own, positive, rows)
-    if recipe.symmetric:
-        home = home._replace(opposite=_opposite(rows, positive, columns))
-    visitors = receive(recipe, home)
-    num_blocks = blocks.count_blocks(queries.shape[0], visitors.targets.shape[0], recipe.block_size, _MAX_ROWS_ON_CPUS)
+    opposite = _opposite(recipe, rows, positive, columns) if recipe.symmetric else None
+    visitors = visitors._replace(opposite=opposite and receive(recipe, opposite))
+    num_blocks = blocks.count_blocks(
+        queries.shape[0], visitors.targets.shape[0], recipe.block_size, _MAX_ROWS_ON_CPUS[recipe.exchange]
+    )
     compare = functools.partial(_compare, recipe, temperature, scalars)
     opposite_recipe = _opposite_recipe(recipe)
 
@@ -98,7 +104,7 @@ def evaluate(
         return blocks.scan(block, residents, num_blocks, merge=_merge, initial=nothing)
 
     no_sums = (
-        home.opposite and row_block.no_negatives(opposite_recipe, home.norms),
+        opposite and row_block.no_negatives(opposite_recipe, target_norms),
         row_block.no_negatives(recipe, positive),
     )
     opposite_sums, sums = tour(recipe, sum_over, visitors, no_sums, _merge, collectives.scatter_log_sum)
@@ -108,9 +114,9 @@ def evaluate(
     losses = row_block.row_losses(recipe, rows, positive, sums)
     loss = jnp.sum(jnp.where(rows.scale != 0, rows.scale * losses.loss, 0.0))
     opposite_losses = None
-    if home.opposite is not None:
-        opposite_losses = row_block.row_losses(opposite_recipe, *home.opposite, opposite_sums)
-        scale = home.opposite.rows.scale
+    if opposite is not None:
+        opposite_losses = row_block.row_losses(opposite_recipe, *opposite, opposite_sums)
+        scale = opposite.rows.scale
         loss += jnp.sum(jnp.where(scale != 0, scale * opposite_losses.loss, 0.0))
     loss = collectives.total(recipe.axis_name, loss)
     if not with_gradient:
@@ -198,40 +204,42 @@ def _opposite_recipe(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, mask_transposed=True, columns_first=True, with_stats=False)
 
 
-def _opposite(rows: Rows, positive: Float[Array, " N"], columns: Columns) -> _Opposite:
-    """Turns columns into rows; the first N of a device are the positives of its rows."""
-    padding = (0, columns.numbers.shape[0] - positive.shape[0])
-    return _Opposite(
-        Rows(
-            scale=jnp.pad(rows.scale, padding),
-            positives=jnp.pad(rows.numbers, padding, constant_values=-1),
-            numbers=columns.numbers,
-            keys=columns.keys,
-        ),
-        jnp.pad(positive, padding),
-    )
+def _opposite(recipe: Recipe, rows: Rows, positive: Float[Array, " N"], columns: Columns) -> _Opposite:
+    """Turns this device's columns into rows: each looks for the row whose positive it is, if there is one."""
+    num_columns = columns.numbers.shape[0]
+    if recipe.own_positives:
+        padding = (0, num_columns - positive.shape[0])
+        scale, similarity = jnp.pad(rows.scale, padding), jnp.pad(positive, padding)
+        owners = jnp.pad(rows.numbers, padding, constant_values=-1)
+    else:
+        places = jnp.where(rows.scale != 0, rows.positives, -1)
+
+        def at_columns(values: Array) -> Array:
+            of_all = jnp.zeros((num_columns * collectives.size(recipe.axis_name),), values.dtype)
+            of_all = of_all.at[places].add(values, mode="drop", wrap_negative_indices=False)
+            return collectives.scatter_total(recipe.axis_name, of_all)
+
+        count = at_columns(jnp.ones_like(places))
+        scale, owners = at_columns(rows.scale), jnp.where(count == 0, -1, at_columns(rows.numbers))
+        # Under jit a broken promise that no two rows share a positive cannot be refused.
+        similarity = jnp.where(count > 1, jnp.nan, at_columns(positive))
+    return _Opposite(Rows(scale, owners, columns.numbers, columns.keys), similarity)
 
 
-def _positive_similarities(
-    recipe: Recipe, queries: Array, norms: Array, rows: Rows, home: _Visitor
-) -> Float[Array, " N"]:
-    """Finds each row's similarity to its positive, which may be on another device."""
+def _find_positives(recipe: Recipe, queries: Array, norms: Array, rows: Rows, visitors: _Visitor) -> Float[Array, " N"]:
+    """Finds each row's similarity to its positive, which may be any device's column."""
 
     def look_among(visitor: _Visitor) -> tuple[None, Array]:
         places = rows.positives - visitor.columns.positions[0]
         is_here = (places >= 0) & (places < visitor.targets.shape[0])
         places = jnp.where(is_here, places, 0)
-        similarity = products.own_similarities(
-            queries, visitor.targets[places][:, None], norms, visitor.norms[places][:, None], recipe.precision
+        similarity = products.paired_similarities(
+            queries, visitor.targets[places], norms, visitor.norms[places], recipe.precision
         )
-        return None, jnp.where(is_here, similarity[:, 0], 0.0)
+        return None, jnp.where(is_here, similarity, 0.0)
 
-    if recipe.own_positives:
-        _, found = look_among(home)
-    else:
-        nothing = None, jnp.zeros_like(norms)
-        _, found = tour(recipe, look_among, receive(recipe, home), nothing, blocks.add, collectives.scatter_total)
-    return row_block.nan_if_missing(rows, found)
+    nothing = None, jnp.zeros_like(norms)
+    return tour(recipe, look_among, visitors, nothing, blocks.add, collectives.scatter_total)[1]
 
 
 def _merge(some: Any, others: Any) -> Any:

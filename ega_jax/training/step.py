@@ -57,6 +57,7 @@ def train_step(
             embed_batch(functional.embed, parameters, batch["targets"], mesh),
             loss.matryoshka_dimensions,
             positives=batch["positives"],
+            distinct_positives=True,  # each query's positive has a target row of its own
             query_ids=batch["query_ids"],
             target_ids=batch["target_ids"],
             target_mask=batch["target_mask"],

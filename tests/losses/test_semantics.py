@@ -147,6 +147,13 @@ def test_positive_out_of_range_is_nan_not_a_wrong_number():
         assert np.isfinite(ega_loss(queries, targets, positives=positives, weights=weights))
 
 
+def test_a_broken_promise_of_distinct_positives_is_nan():
+    queries, targets = batch()
+    options = {"positives": np.array([0, 1, 2, 3, 4, 5, 0]), "symmetric": True, "distinct_positives": True}
+    assert np.isnan(ega_loss(queries, targets, **options))
+    assert np.isfinite(ega_loss(queries, targets, **options, weights=np.array([1, 1, 1, 1, 1, 1, 0], np.float32)))
+
+
 def test_second_derivatives_raise():
     queries, targets = batch()
 

@@ -86,12 +86,19 @@ def count_products(jaxpr):
 
 
 @pytest.mark.parametrize("block_size", [None, 4])
-@pytest.mark.parametrize(("symmetric", "products"), [(False, 3), (True, 4)])
-def test_value_alone_costs_one_product_and_a_step_three_or_four(symmetric, products, block_size):
+@pytest.mark.parametrize(
+    ("options", "products"),
+    [
+        ({}, 3),
+        ({"symmetric": True}, 4),
+        ({"symmetric": True, "positives": np.arange(16), "distinct_positives": True}, 4),
+    ],
+)
+def test_value_alone_costs_one_product_and_a_step_three_or_four(options, products, block_size):
     queries, targets = batch(16, 24)
 
     def loss(queries, targets):
-        return ega_loss(queries, targets, symmetric=symmetric, block_size=block_size)
+        return ega_loss(queries, targets, block_size=block_size, **options)
 
     assert count_products(jax.make_jaxpr(loss)(queries, targets).jaxpr) == 1
     assert count_products(jax.make_jaxpr(jax.grad(loss, (0, 1)))(queries, targets).jaxpr) == products
