@@ -18,8 +18,9 @@ from ega_jax.errors import BadInputError
 from ega_jax.evaluation import evaluate
 from ega_jax.training.config import TrainConfig, load_experiment, to_json
 from ega_jax.training.distributed import DistributedError, Processes, first_alone, join, require_agreement
+from ega_jax.training.finite import TrainingError
 from ega_jax.training.progress import Progress
-from ega_jax.training.train import SCORE, TrainingError, train
+from ega_jax.training.train import SCORE, train
 
 if TYPE_CHECKING:
     from ega_jax.models.functional import Parameters

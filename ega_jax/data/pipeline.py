@@ -8,6 +8,7 @@ speed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import grain
@@ -126,6 +127,11 @@ class TrainingBatches:
             "positives": plan.positives,
             "target_mask": plan.target_mask,
         }
+
+    def rows_of(self, step: int) -> list[tuple[Path, int]]:
+        """Where the rows of a step's global batch stand: files, and numbers of rows in them from 0."""
+        rows = self._mixture(step)
+        return [self._subsets[subset].location(int(row)) for subset, row in zip(rows.subset, rows.row, strict=True)]
 
     def plan(self, step: int) -> Plan:
         """Shapes and labels of a step, from the index alone."""

@@ -172,6 +172,9 @@ class OptimizerSettings:
     """Applied to matrices only: not to norms, biases, embeddings or the newline vector."""
     gradient_clip: float = 1.0
     """Largest global norm of the gradient."""
+    on_non_finite: Literal["stop", "skip"] = "stop"
+    """What to do about a step whose loss, gradient or update is infinite or NaN: end the run, or leave it out (ten in a
+    row end the run all the same). Such a step changes no weight either way."""
     learning_rate_factors: dict[str, float] = dataclasses.field(default_factory=dict)
     """Factors on the learning rate, by regular expression matched from the start of a path; the first that matches
     counts, and a parameter that none matches has 1."""

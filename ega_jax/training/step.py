@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding
 
 from ega_jax.losses import encode_in_chunks, sharded_ega_loss
 from ega_jax.models.functional import embed_groups
+from ega_jax.training.finite import finite_metrics, finite_or_before, non_finite_rows
 from ega_jax.training.matryoshka import matryoshka_loss
 from ega_jax.training.roles import split
 from ega_jax.training.sharding import BATCH, batch_devices, batch_sharding, local_groups, replicated
@@ -51,10 +52,12 @@ def train_step(
 
     def loss_of(trained: Mapping[str, Array]) -> Any:
         parameters = {**trained, **state["frozen"]}
-        return matryoshka_loss(
+        queries = embed_batch(functional.embed, parameters, batch["queries"], mesh)
+        targets = embed_batch(functional.embed, parameters, batch["targets"], mesh)
+        value, stats = matryoshka_loss(
             sharded_ega_loss(mesh, BATCH, exchange=loss.exchange),
-            embed_batch(functional.embed, parameters, batch["queries"], mesh),
-            embed_batch(functional.embed, parameters, batch["targets"], mesh),
+            queries,
+            targets,
             loss.matryoshka_dimensions,
             positives=batch["positives"],
             distinct_positives=True,  # each query's positive has a target row of its own
@@ -70,15 +73,18 @@ def train_step(
             false_negative_margin=loss.false_negative_margin,
             normalize=False,  # `embed` returns unit rows
         )
+        return value, (stats, non_finite_rows(queries) + non_finite_rows(targets))
 
-    (value, stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state["trained"])
+    (value, (stats, bad_rows)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state["trained"])
     updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["trained"])
-    metrics = {"loss": value, "grad_norm": optax.tree.norm(gradients), **hardness_metrics(stats)}
+    norms = {"grad_norm": optax.tree.norm(gradients), "update_norm": optax.tree.norm(updates)}
+    metrics = {"loss": value, **norms, **hardness_metrics(stats), **finite_metrics(bad_rows, gradients)}
+    finite = jnp.isfinite(jnp.stack([value, *norms.values()])).all()
     new = {
         "step": state["step"] + 1,
-        "trained": optax.apply_updates(state["trained"], updates),
+        "trained": finite_or_before(finite, optax.apply_updates(state["trained"], updates), state["trained"]),
         "frozen": state["frozen"],
-        "optimizer": optimizer_state,
+        "optimizer": finite_or_before(finite, optimizer_state, state["optimizer"]),
     }
     return new, metrics
 

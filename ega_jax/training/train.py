@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from ega_jax.errors import BadInputError
 from ega_jax.training.checkpoint import Checkpoints
 from ega_jax.training.config import TrainConfig, from_json, to_json
 from ega_jax.training.distributed import first_alone
+from ega_jax.training.finite import PREFIX, FiniteWatch
 from ega_jax.training.interrupt import Interrupt
 from ega_jax.training.metrics import make_writers
 from ega_jax.training.optimizer import make_optimizer
@@ -41,8 +41,8 @@ better."""
 
 SCORE = "eval/score"
 
-MAY_CHANGE = ("threads", "prefetch")
-"""Settings of `data` that change nothing but the speed: a run may go on with others."""
+MAY_CHANGE = ("data.threads", "data.prefetch", "optimizer.on_non_finite")
+"""Settings that change nothing but the speed, or what is done when something fails: a run may go on with others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +58,6 @@ class Summary:
     steps: int
     stopped_by: str | None
     metrics: Mapping[str, float]
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on: the numbers are no longer finite."""
 
 
 def train(
@@ -83,7 +79,7 @@ def train(
 
     Raises:
       BadInputError: the data, the config or the run directory is at fault; says which and what to do.
-      TrainingError: the loss or the gradient is not finite; names the steps.
+      TrainingError: the loss, the gradient or the update is not finite; names the step, its rows and the likely module.
     """
     progress = progress or Progress()
     if config.data.max_rows_per_subset is not None:
@@ -144,7 +140,8 @@ def train(
     done = int(state["step"])
     iterator = prefetched(batches, start=done, threads=config.data.threads, prefetch=config.data.prefetch)
     logged: dict[str, float] = {}
-    stopped_by = None
+    stopped_by, skipped = None, 0
+    watch = FiniteWatch(config.optimizer, batches, run_dir / "non_finite.jsonl", progress.note)
     rate = Rate(done)
     with Interrupt() as interrupt, checkpoints, progress.steps(done, config.steps) as advance:
         while done < config.steps and stopped_by is None:
@@ -152,13 +149,16 @@ def train(
                 batch = next(iterator)
             state, metrics = update(state, to_global(batch, mesh))
             done += 1
+            watch.add(done, metrics)
             last = done == config.steps
             logging = due(done, config.log_every, last)
             validating = validate is not None and due(done, config.validation.every, last)
             if logging or validating:
-                refuse_non_finite(metrics, done)
+                skipped += watch.look()
             if logging:
-                values = {name: float(value) for name, value in metrics.items()}
+                values = {name: float(value) for name, value in metrics.items() if not name.startswith(PREFIX)}
+                values["skipped_steps"] = skipped
+                skipped = 0
                 steps_per_s, wait = rate.since(done)
                 speed = {"examples_per_s": steps_per_s * config.data.batch_size, "data_wait_share": wait}
                 logged = {**values, "lr": float(learning_rate(done - 1)), **speed}
@@ -172,7 +172,7 @@ def train(
             stopped_by = interrupt.requested(done) if not last else None
             if validating or stopped_by is not None or due(done, config.checkpoint.every, last):
                 # NOTE: after the metrics of this step, so that what is saved has been told.
-                refuse_non_finite(metrics, done)
+                skipped += watch.look()
                 with rate.paused():
                     checkpoints.save(done, saved_state(config, state), score)
             advance(done, logged)
@@ -193,7 +193,8 @@ def claim_run_directory(config: TrainConfig, run_dir: Path) -> None:
         before, now = (json.loads(text) for text in (to_json(from_json(path)), to_json(config)))
         for settings in (before, now):
             for name in MAY_CHANGE:
-                settings["data"].pop(name)
+                section, field = name.split(".")
+                settings[section].pop(field)
         if changed := list(_differences(before, now)):
             raise BadInputError(
                 f"{run_dir} holds another experiment: {'; '.join(changed)}. Choose another --run-dir, or delete it"
@@ -223,16 +224,6 @@ def describe_roles(config: TrainConfig, setup: Setup, abstract_state: State) -> 
 def due(step: int, every: int | None, last: bool) -> bool:
     """Whether something that happens every so many steps, and at the end, happens after this one; None is never."""
     return every is not None and (last or step % every == 0)
-
-
-def refuse_non_finite(metrics: Mapping[str, Any], step: int) -> None:
-    """Raises TrainingError if the loss or the gradient norm has become infinite or NaN."""
-    for name in ("loss", "grad_norm"):
-        if not math.isfinite(metrics[name]):
-            raise TrainingError(
-                f"{name} is {float(metrics[name])} at step {step}: lower optimizer.learning_rate or raise "
-                "loss.temperature; the checkpoints hold the steps before"
-            )
 
 
 def write(writers: Sequence[Any], step: int, metrics: Mapping[str, float]) -> None:

@@ -12,9 +12,10 @@ import pytest
 from ega_jax.data.mmeb import find_subsets, read_train
 from ega_jax.errors import BadInputError
 from ega_jax.training.checkpoint import Checkpoints
+from ega_jax.training.finite import TrainingError
 from ega_jax.training.setup import make_setup
 from ega_jax.training.state import abstract_state_of
-from ega_jax.training.train import SCORE, TrainingError, train
+from ega_jax.training.train import SCORE, train
 
 from ..colours import write_colours
 from ..kill_and_resume import TIMINGS, compare
@@ -83,13 +84,13 @@ def test_numbers_that_are_not_finite_stop_the_run_and_reach_no_checkpoint(subset
     wild = dataclasses.replace(
         config,
         log_every=100,
-        optimizer=dataclasses.replace(config.optimizer, learning_rate=1e30, warmup=0.0, gradient_clip=1e30),
+        optimizer=dataclasses.replace(config.optimizer, learning_rate=1e16, warmup=0.0, gradient_clip=1e30),
         checkpoint=dataclasses.replace(config.checkpoint, every=1),
     )
-    with pytest.raises(TrainingError, match=r"at step \d+: lower optimizer.learning_rate") as caught:
+    with pytest.raises(TrainingError, match=r"at step \d+, .*Lower optimizer.learning_rate") as caught:
         train(wild, tmp_path / "run", subsets)
     with Checkpoints(tmp_path / "run" / "checkpoints", wild.checkpoint) as checkpoints:
-        assert f"at step {checkpoints.latest + 1}:" in str(caught.value)
+        assert f"at step {checkpoints.latest + 1}," in str(caught.value)
 
 
 @pytest.mark.parametrize(("preset", "image_buckets"), [("micro", (0, 5)), ("micro_qwen2_vl", (0, 16))])
