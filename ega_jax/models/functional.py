@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -72,13 +72,19 @@ class Functional(Generic[Model]):
         return jax.jit(draw, out_shardings=places)()
 
     def load(
-        self, model_dir: Path, shardings: Shardings | None = None, *, dtypes: DTypes | None = None
+        self,
+        model_dir: Path,
+        shardings: Shardings | None = None,
+        *,
+        dtypes: DTypes | None = None,
+        paths: Collection[str] | None = None,
     ) -> dict[str, jax.Array]:
         """Published weights, each read straight to the devices that its sharding names; adapters are not among them.
 
         Args:
           model_dir: holds them.
           shardings, dtypes: as for `initialize`.
+          paths: read these alone.
 
         Raises:
           BadInputError: as `load_weights`.
@@ -89,11 +95,11 @@ class Functional(Generic[Model]):
             for path, leaf in self.parameters.items()
         }
         model = self.merge(shapes)
-        load_weights(model, model_dir)
+        load_weights(model, model_dir, paths=paths)
         return {
             path: variable.get_raw_value()
             for path, variable in _flat(nnx.state(model)).items()
-            if not isinstance(variable, nnx.LoRAParam)
+            if not isinstance(variable, nnx.LoRAParam) and (paths is None or path in paths)
         }
 
     def merge(self, parameters: Parameters) -> Model:

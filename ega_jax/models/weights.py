@@ -7,7 +7,7 @@ devices hold and no more, a few megabytes at a time (`parameter_reading.py`).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from ega_jax.models.parameter_reading import read_parameter
 from ega_jax.models.safetensors_files import Source, Tensor, open_tensors, write_tensors
 
 
-def load_weights(model: nnx.Module, model_dir: str | Path) -> None:
-    """Reads every parameter of `model` from the safetensors files of a directory, in place; adapters stay as they are.
+def load_weights(model: nnx.Module, model_dir: str | Path, *, paths: Collection[str] | None = None) -> None:
+    """Reads the parameters of `model` from the safetensors files of a directory, in place; adapters stay as they are.
 
     Args:
       model: concrete or abstract (`flax.nnx.eval_shape`), with a table `names`. A parameter keeps its dtype and, if
@@ -31,6 +31,7 @@ def load_weights(model: nnx.Module, model_dir: str | Path) -> None:
         files.
       model_dir: holds `model.safetensors`, or shards with `model.safetensors.index.json`, in any of the name
         layouts that the table knows.
+      paths: read these alone, such as "projector/linear_1/kernel"; all names are checked in any case.
 
     Raises:
       BadInputError: no or unreadable files; or names that are unknown, missing, doubled, of the wrong shape
@@ -40,6 +41,8 @@ def load_weights(model: nnx.Module, model_dir: str | Path) -> None:
     tensors = match(open_tensors(Path(model_dir)), slots, _names(model), Path(model_dir))
     flat = dict(nnx.to_flat_state(nnx.state(model)))
     for path, group in itertools.groupby(slots, key=lambda slot: slot.path):
+        if paths is not None and "/".join(map(str, path)) not in paths:
+            continue
         value = read_parameter(flat[path].get_raw_value(), list(group), tensors)
         flat[path] = flat[path].replace(value)
     nnx.update(model, nnx.from_flat_state(list(flat.items())))

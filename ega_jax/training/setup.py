@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import jax
@@ -131,19 +131,21 @@ def fitting_tokenizer(model_dir: Path, model: BackboneConfig) -> Tokenizer:
     return tokenizer
 
 
-def starting_parameters(config: TrainConfig, setup: Setup) -> dict[str, jax.Array]:
+def starting_parameters(
+    config: TrainConfig, setup: Setup, paths: Collection[str] | None = None
+) -> dict[str, jax.Array]:
     """The weights that a run begins with, each born where it lives: the given ones, or random ones of its seed.
 
-    Adapters are random in either case.
+    Adapters are random in either case. With `paths`, those weights alone: nothing else is read or drawn.
     """
     functional = setup.functional
     places = parameter_shardings(functional, setup.mesh)
     roles = roles_of(functional.parameters, config.model)
     dtypes = held_dtypes(functional, roles, config.model)
     if config.model.weights is None:
-        return functional.initialize(config.seed, places, dtypes=dtypes)
-    given = functional.load(config.model.weights, places, dtypes=dtypes)
-    adapters = [path for path, role in roles.items() if role is Role.ADAPTER]
+        return functional.initialize(config.seed, places, dtypes=dtypes, paths=paths)
+    given = functional.load(config.model.weights, places, dtypes=dtypes, paths=paths)
+    adapters = [path for path, role in roles.items() if role is Role.ADAPTER and (paths is None or path in paths)]
     return {**given, **functional.initialize(config.seed, places, paths=adapters)}
 
 

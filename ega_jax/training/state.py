@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from ega_jax.errors import BadInputError
 from ega_jax.models.fingerprint import digests
 from ega_jax.training.optimizer import make_optimizer
-from ega_jax.training.roles import held_dtypes, roles_of, split
+from ega_jax.training.roles import held_dtypes, roles_of
 from ega_jax.training.setup import starting_parameters
 from ega_jax.training.sharding import parameter_shardings, replicated
 from ega_jax.training.step import State, initial_state, state_shardings
@@ -39,7 +39,7 @@ def abstract_state_of(config: TrainConfig, setup: Setup) -> State:
 def abstract_state(config: TrainConfig, functional: Functional, mesh: jax.sharding.Mesh) -> State:
     """The same for a model and a mesh, whose devices need not be there."""
     roles = roles_of(functional.parameters, config.model)
-    optimizer, _ = make_optimizer(config.optimizer, config.steps or 1)  # a state is the same at any length of the run
+    optimizer, _ = make_optimizer(config.optimizer, config.steps)
     make_state = functools.partial(initial_state, optimizer=optimizer, roles=roles)
     dtypes = held_dtypes(functional, roles, config.model)
     held = {path: jax.ShapeDtypeStruct(leaf.shape, dtypes[path]) for path, leaf in functional.parameters.items()}
@@ -53,7 +53,7 @@ def abstract_state(config: TrainConfig, functional: Functional, mesh: jax.shardi
 def first_state(config: TrainConfig, setup: Setup) -> State:
     """The state before the first step."""
     roles = roles_of(setup.functional.parameters, config.model)
-    optimizer, _ = make_optimizer(config.optimizer, config.steps or 1)  # a state is the same at any length of the run
+    optimizer, _ = make_optimizer(config.optimizer, config.steps)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state_of(config, setup))
     make_state = functools.partial(initial_state, optimizer=optimizer, roles=roles)
     # Donated, so that the weights do not stand in memory twice.
@@ -123,8 +123,7 @@ def _restore(
         )
     if exact:
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, frozen_dtype="float32"))
-    # Before the checkpoint: what is read beside the frozen weights is gone again when the rest arrives.
-    frozen = split(starting_parameters(config, setup), roles_of(setup.functional.parameters, config.model))[1]
+    frozen = starting_parameters(config, setup, paths=abstract)
     number = jax.ShapeDtypeStruct((), jnp.uint32, sharding=replicated(setup.mesh))
     restored = checkpoints.restore({**wanted, _DIGESTS: dict.fromkeys(abstract, number)}, step)
     found = digests(frozen, {path: leaf.dtype for path, leaf in abstract.items()})

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 import ega_jax.models
 from ega_jax.errors import BadInputError
-from ega_jax.models import parameter_reading
+from ega_jax.models import parameter_reading, weights
+from ega_jax.models.functional import Functional, parameters_of
 from ega_jax.models.layers import Linear, Stack
 from ega_jax.models.name_table import NameTable, slots_of
 
@@ -70,6 +71,23 @@ def test_round_trip_is_exact(tmp_path, tensors):
     for name, value in saved.items():
         np.testing.assert_array_equal(value, tensors[name], err_msg=name)
     assert_states_equal(load(tmp_path / "ours"), nnx.state(golden.model()))
+
+
+def test_named_parameters_alone_are_read(monkeypatch):
+    read = []
+
+    def reading(leaf, slots, tensors):
+        read.append(slots[0].path)
+        return parameter_reading.read_parameter(leaf, slots, tensors)
+
+    monkeypatch.setattr(weights, "read_parameter", reading)
+    functional = Functional(lambda rngs: ega_jax.models.build(golden.config(), rngs=rngs))
+    paths = {"projector/linear_1/kernel", "language_model/norm/scale"}
+    found = functional.load(PUBLISHED.parent, paths=paths)
+    assert found.keys() == paths == {"/".join(map(str, path)) for path in read}
+    whole = parameters_of(golden.model())
+    for path, value in found.items():
+        np.testing.assert_array_equal(value, whole[path], err_msg=path)
 
 
 def test_saved_model_is_read_by_transformers_without_a_missing_name(tmp_path):
