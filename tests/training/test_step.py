@@ -45,22 +45,22 @@ def setup(model_dir):
     return make_setup(config, model_dir)
 
 
-def batches(subsets, setup, mesh, chunk_size=None, steps=20, epochs=None):
+def batches(subsets, setup, mesh, chunk_size=None, steps=20, **options):
     return TrainingBatches(
         subsets,
         setup.processor,
         Buckets(config.data.token_buckets, config.data.image_buckets),
         steps=steps,
-        epochs=epochs,
         batch_size=16,
         sub_batch_size=8,
         seed=1,
         groups=global_groups(batch_devices(mesh), 16, chunk_size),
+        **options,
     )
 
 
-def run(setup, mesh, source, steps, optimizer, loss):
-    """Metrics of `steps` updates, each as an array, and the parameters after them."""
+def start(setup, mesh, optimizer, loss):
+    """The update as the trainer compiles it, and the state to begin with."""
     functional = setup.functional
     roles = roles_of(functional.parameters, config.model)
     make_state = functools.partial(initial_state, optimizer=optimizer, roles=roles)
@@ -68,11 +68,17 @@ def run(setup, mesh, source, steps, optimizer, loss):
     shardings = state_shardings(jax.eval_shape(make_state, functional.parameters), places, mesh)
     state = jax.jit(make_state, out_shardings=shardings)(functional.initialize(0, places))
     step = functools.partial(train_step, functional=functional, optimizer=optimizer, loss=loss, mesh=mesh)
-    update = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)), state
+
+
+def run(setup, mesh, source, steps, optimizer, loss):
+    """Metrics of `steps` updates, each as an array, and the parameters after them."""
+    update, state = start(setup, mesh, optimizer, loss)
     seen = []
     for number in steps:
         state, metrics = update(state, to_global(source[number], mesh))
         seen.append(jax.device_get(metrics))
+    places = parameter_shardings(setup.functional, mesh)
     assert all(array.sharding == places[path] for path, array in state["trained"].items())
     return jax.tree.map(lambda *values: np.array(values), *seen), jax.tree.map(np.asarray, state["trained"])
 
@@ -145,37 +151,6 @@ def test_a_kernel_is_split_over_the_mesh(subsets, setup, model_dir, monkeypatch)
     assert_same_gradients(gradients(kernel, mesh, batches(subsets, kernel, mesh), 0), expected)
 
 
-def test_a_short_batch_gives_the_gradient_of_its_rows_alone(subsets, setup):
-    few = [subset.take(range(13)) for subset in subsets]
-    mesh = make_mesh(MeshSettings(data=4, fsdp=2))
-    source = batches(few, setup, mesh, steps=None, epochs=1)
-    step = next(
-        step for step in range(len(source)) if source.plan(step).negatives and not source.plan(step).weights.all()
-    )
-    batch = source[step]
-    assert batch["weights"].sum() == 13
-    rows, columns = np.flatnonzero(batch["weights"]), np.flatnonzero(batch["target_mask"])
-    positives = np.searchsorted(columns, batch["positives"][rows])
-
-    def loss(parameters):
-        queries, targets = (
-            jax.vmap(functools.partial(setup.functional.embed, parameters))(batch[side])
-            for side in ("queries", "targets")
-        )
-        return ega_loss(
-            queries.reshape(16, -1)[rows],
-            targets.reshape(len(batch["target_mask"]), -1)[columns],
-            positives=positives,
-            query_ids=batch["query_ids"][rows],
-            target_ids=batch["target_ids"][columns],
-            temperature=0.1,
-            symmetric=True,
-        )
-
-    expected = jax.tree.map(np.asarray, jax.jit(jax.grad(loss))(setup.functional.initialize(0)))
-    assert_same_gradients(gradients(setup, mesh, source, step, symmetric=True), expected)
-
-
 def test_matryoshka_dimensions_give_the_gradient_of_the_explicit_mean(subsets, setup):
     mesh = one_device()
     batch = batches(subsets, setup, mesh)[0]
@@ -222,6 +197,24 @@ def test_the_exchange_is_the_one_that_was_set(subsets, setup):
     for exchange, program in programs.items():
         assert ("stablehlo.collective_permute" in program) == (exchange == "ring")
         assert ("stablehlo.all_gather" in program) == (exchange == "all_gather")
+
+
+def test_one_program_a_shape_and_no_more_than_were_allowed(subsets, setup):
+    """Counts the programs that XLA has been given for steps over rows of many lengths and pictures of many sizes."""
+    mesh, most = make_mesh(MeshSettings(), jax.devices()[:1]), 2
+    source = batches(subsets, setup, mesh, steps=8, max_programs=most)
+    update, state = start(setup, mesh, optax.sgd(1e-3), config.loss)
+    contents = {}
+    for number in range(len(source)):
+        batch = source[number]
+        program = source.plan(number).program
+        contents.setdefault(program, set()).add(
+            tuple(int(batch[side]["attention_mask"].sum()) for side in ("queries", "targets"))
+        )
+        state, _ = update(state, to_global(batch, mesh))
+        assert update._cache_size() == len(contents)
+    assert len(contents) == most
+    assert all(len(different) > 1 for different in contents.values()), "steps of one program were all alike"
 
 
 @pytest.fixture(scope="module")
