@@ -14,11 +14,11 @@ LENGTH = 300  # two blocks of 128 queries, and a rest
 
 
 @functools.cache
-def case(name):
+def case(name, head_dim=16):
     """(q, k, v, gradient of the result, options). Every query has a key; the result's gradient is 0 on padding."""
     rng = np.random.default_rng(0)
-    q, pull = rng.normal(size=(2, 2, LENGTH, 6, 16)).astype(np.float32)
-    k, v = rng.normal(size=(2, 2, LENGTH, 2, 16)).astype(np.float32)
+    q, pull = rng.normal(size=(2, 2, LENGTH, 6, head_dim)).astype(np.float32)
+    k, v = rng.normal(size=(2, 2, LENGTH, 2, head_dim)).astype(np.float32)
     ends = np.array([[210], [LENGTH]])
     mask = np.arange(LENGTH) < ends
     # Images of 100, 60 and 50 patches, then padding; one of 129 and one of 171.
@@ -45,10 +45,14 @@ def with_gradients(attend, q, k, v, pull):
     return mixed, *pullback(pull)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "head_dim"),
+    # and the head sizes of the towers: SigLIP's and NaViT's
+    [*((name, 16) for name in CASES), ("full, padded", 72), ("packed, padded", 80), ("causal, padded", 128)],
+)
 @pytest.mark.parametrize("implementation", ["xla", "chunked"])
-def test_equals_float64_reference(name, implementation):
-    q, k, v, pull, options = case(name)
+def test_equals_float64_reference(name, head_dim, implementation):
+    q, k, v, pull, options = case(name, head_dim)
     attend = functools.partial(attention, **options, implementation=implementation)
     got = jax.jit(functools.partial(with_gradients, attend))(q, k, v, pull)
     seen = reference.visible(2, LENGTH, LENGTH, **options)
