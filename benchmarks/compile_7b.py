@@ -72,7 +72,7 @@ def main() -> None:
         max_tiles=config.model.max_tiles, base_only=config.model.base_only, max_pixels=config.model.max_pixels
     )
     functional = functional_model(config, model)
-    optimizer, _ = make_optimizer(config.optimizer, config.steps)
+    optimizer, _ = make_optimizer(config.optimizer, config.steps or 1)
     state = abstract_state(config, functional, mesh)
     batch = abstract_batch(config, model, mesh, Bucket(*arguments.query), Bucket(*arguments.target))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)

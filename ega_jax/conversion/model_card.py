@@ -150,7 +150,7 @@ them for control tokens.{limit}"""
 def _training(run: TrainedRun) -> str:
     config = run.config
     rows = [
-        ("steps", f"{run.step} of {config.steps}"),
+        ("steps", f"{run.step} of {config.steps or f'{config.epochs} epochs'}"),
         ("global batch", config.data.batch_size),
         ("data", f"`{config.data.directory}`" + (f": {', '.join(config.data.subsets)}" if config.data.subsets else "")),
         (

@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from jaxtyping import Int
 
 
+NO_ROW = -1
+"""The number of the row in a place of a batch that holds none."""
+
+
 class Rows(NamedTuple):
     """The rows of one global batch, in batch order.
 
     Attributes:
       subset: (N,) the number of each row's subset.
-      row: (N,) its number within that subset.
+      row: (N,) its number within that subset; `NO_ROW` where a short batch ended before.
       visit: (N,) how often the row was dealt before.
     """
 
@@ -104,8 +108,13 @@ def sample_rows(size: int, limit: int, seed: int, name: str) -> Int[np.ndarray, 
     """
     if size <= limit:
         return np.arange(size)
-    draws = np.random.PCG64(np.random.SeedSequence([seed, 3, *name.encode()])).random_raw(size)
-    return np.sort(np.argsort(draws, kind="stable")[:limit])
+    return np.sort(shuffled(size, (seed, 3, *name.encode()))[:limit])
+
+
+def shuffled(size: int, seed: tuple[int, ...]) -> Int[np.ndarray, " size"]:
+    """The numbers 0 ... size - 1 in an order that depends on nothing but the arguments."""
+    # Raw draws and a stable sort: numpy promises those for ever, and not the stream behind `permutation`.
+    return np.argsort(np.random.PCG64(np.random.SeedSequence(seed)).random_raw(size), kind="stable")
 
 
 class Deck:
@@ -125,9 +134,7 @@ class Deck:
         return item, int(number * self._counts[item] + earlier[place])
 
     def _shuffle(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        # Raw draws and a stable sort: numpy promises those for ever, and not the stream behind `permutation`.
-        draws = np.random.PCG64(np.random.SeedSequence([*self._seed, number])).random_raw(len(self._items))
-        items = self._items[np.argsort(draws, kind="stable")]
+        items = self._items[shuffled(len(self._items), (*self._seed, number))]
         by_item = np.argsort(items, kind="stable")
         starts = np.repeat(np.cumsum(self._counts) - self._counts, self._counts)
         earlier = np.empty_like(items)

@@ -15,10 +15,11 @@ import grain
 import numpy as np
 
 from ega_jax.data.buckets import Buckets
+from ega_jax.data.epochs import Epochs
 from ega_jax.data.images import ImageError
 from ega_jax.data.index import SubsetIndex
 from ega_jax.data.index_files import indexed
-from ega_jax.data.mixture import Mixture, Rows
+from ega_jax.data.mixture import NO_ROW, Mixture, Rows
 from ega_jax.data.plan import NOTHING, Plan, make_plan
 from ega_jax.data.processor import Example, Processor
 from ega_jax.data.programs import Program, cheapest, choose_programs
@@ -27,7 +28,7 @@ from ega_jax.errors import BadInputError
 
 Batch = dict[str, Any]
 """`queries` and `targets`: a backbone's inputs, in groups; `query_ids`, `target_ids`, `positives`, `target_mask`: as
-`ega_loss` takes them, for the whole global batch."""
+`ega_loss` takes them, for the whole global batch; `weights` too where training is counted in epochs."""
 
 
 class TrainingBatches:
@@ -39,7 +40,8 @@ class TrainingBatches:
         processor: Processor,
         buckets: Buckets,
         *,
-        steps: int,
+        steps: int | None = None,
+        epochs: int | None = None,
         batch_size: int,
         sub_batch_size: int,
         seed: int,
@@ -56,7 +58,8 @@ class TrainingBatches:
           subsets: what to draw from.
           processor: the backbone's host side.
           buckets: the shapes that may be compiled.
-          steps: length of the run.
+          steps: length of the run, or
+          epochs: its length in visits of every row (`Epochs`); `mixing_exponent` and `weights` then mean nothing.
           batch_size, sub_batch_size, seed, mixing_exponent, weights: see `Mixture`.
           negatives_per_query: see `make_plan`.
           max_programs: most shapes that steps may have; None lets each step have the smallest buckets.
@@ -65,27 +68,30 @@ class TrainingBatches:
           progress: called with numbers of rows as they are indexed.
 
         Raises:
-          ValueError: the sizes do not divide.
+          ValueError: the sizes do not divide, or not just one of `steps` and `epochs` is given.
           BadRecordError: an image's header cannot be read.
         """
+        if (steps is None) == (epochs is None):
+            raise ValueError(f"the length of a run is either steps or epochs, got {steps} and {epochs}")
         if batch_size % groups:
             raise ValueError(f"batch size {batch_size} does not divide into {groups} groups")
         self._subsets, self._processor, self._buckets = subsets, processor, buckets
-        self._steps, self._groups, self._negatives_per_query = steps, groups, negatives_per_query
+        self._groups, self._negatives_per_query = groups, negatives_per_query
         self._index = [indexed(subset, processor, progress) for subset in subsets]
         lanes = [self._lane(index) for index in self._index]
-        self._mixture = Mixture(
-            [len(subset) for subset in subsets],
-            lanes,
-            batch_size=batch_size,
-            sub_batch_size=sub_batch_size,
-            seed=seed,
-            exponent=mixing_exponent,
-            weights=weights,
-        )
+        sizes = [len(subset) for subset in subsets]
+        sub_batches = {"batch_size": batch_size, "sub_batch_size": sub_batch_size, "seed": seed}
+        self._rows: Mixture | Epochs
+        if steps is not None:
+            self._rows = Mixture(sizes, lanes, **sub_batches, exponent=mixing_exponent, weights=weights)
+            self._steps = steps
+        elif epochs is not None:
+            self._rows = Epochs(sizes, lanes, **sub_batches)
+            self._steps = epochs * self._rows.steps
+        self._weighted = epochs is not None
         self._local_groups = range(groups) if local_groups is None else local_groups
         self._programs: tuple[Program, ...] | None = None
-        sampled = np.unique(np.linspace(0, steps - 1, _SAMPLED_STEPS).astype(int)).tolist()
+        sampled = np.unique(np.linspace(0, self._steps - 1, _SAMPLED_STEPS).astype(int)).tolist()
         if max_programs is not None:
             needed = [self.plan(step).program for step in sampled]
             self._programs = choose_programs(needed, list(dict.fromkeys(lanes)), max_programs)
@@ -102,7 +108,7 @@ class TrainingBatches:
         return self._steps
 
     def __getitem__(self, step: int) -> Batch:
-        rows = self._mixture(step)
+        rows = self._rows(step)
         plan = self._plan(rows)
         each = len(rows.row) // self._groups
         queries: list[Example | None] = []
@@ -110,6 +116,11 @@ class TrainingBatches:
         for group in self._local_groups:
             negatives: list[Example | None] = []
             for place in range(group * each, (group + 1) * each):
+                if rows.row[place] == NO_ROW:
+                    queries.append(None)
+                    targets.append(None)
+                    negatives += [None] * plan.negatives
+                    continue
                 taken = plan.draw.negatives[place]
                 query, positive, *others = self._examples(
                     int(rows.subset[place]), int(rows.row[place]), plan.draw.positive[place], taken[taken != NOTHING]
@@ -126,16 +137,21 @@ class TrainingBatches:
             "target_ids": plan.target_ids,
             "positives": plan.positives,
             "target_mask": plan.target_mask,
+            **({"weights": plan.weights} if self._weighted else {}),
         }
 
     def rows_of(self, step: int) -> list[tuple[Path, int]]:
         """Where the rows of a step's global batch stand: files, and numbers of rows in them from 0."""
-        rows = self._mixture(step)
-        return [self._subsets[subset].location(int(row)) for subset, row in zip(rows.subset, rows.row, strict=True)]
+        rows = self._rows(step)
+        return [
+            self._subsets[subset].location(int(row))
+            for subset, row in zip(rows.subset, rows.row, strict=True)
+            if row != NO_ROW
+        ]
 
     def plan(self, step: int) -> Plan:
         """Shapes and labels of a step, from the index alone."""
-        return self._plan(self._mixture(step))
+        return self._plan(self._rows(step))
 
     def _plan(self, rows: Rows) -> Plan:
         plan = make_plan(

@@ -9,10 +9,11 @@ import numpy as np
 
 from ega_jax.data.buckets import Bucket, Buckets
 from ega_jax.data.index import SideIndex, SubsetIndex
+from ega_jax.data.mixture import NO_ROW
 from ega_jax.data.programs import Program
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Int, Int32
+    from jaxtyping import Bool, Float32, Int, Int32
 
     from ega_jax.data.mixture import Rows
 
@@ -24,7 +25,7 @@ class Draw(NamedTuple):
     """What is taken of each of N rows at this visit of it, as numbers within the row.
 
     Attributes:
-      positive: (N,) which of its positives.
+      positive: (N,) which of its positives; `NOTHING` in places without a row.
       negatives: (N, K) which of its explicit negatives, `NOTHING` in slots that stay empty.
     """
 
@@ -41,6 +42,7 @@ class Plan(NamedTuple):
       query_ids: (N,) and target_ids: (M,), M = N (1 + negatives): equal numbers are not negatives of each other.
       positives: (N,) the target row that holds each query's positive.
       target_mask: (M,) False on slots that hold nothing.
+      weights: (N,) 1, and 0 in places without a row.
       draw: what is taken of each row.
       queries, targets: (N,) and (M,) what the rows of the batch take.
     """
@@ -52,6 +54,7 @@ class Plan(NamedTuple):
     target_ids: Int32[np.ndarray, " M"]
     positives: Int32[np.ndarray, " N"]
     target_mask: Bool[np.ndarray, " M"]
+    weights: Float32[np.ndarray, " N"]
     draw: Draw
     queries: SideIndex
     targets: SideIndex
@@ -79,11 +82,12 @@ def make_plan(
     count = len(rows.row)
     slots = max(index[subset].most_negatives for subset in np.unique(rows.subset))
     slots = slots if negatives_per_query is None else min(slots, negatives_per_query)
-    draw = Draw(np.zeros(count, np.int64), np.full((count, slots), NOTHING))
+    draw = Draw(np.full(count, NOTHING), np.full((count, slots), NOTHING))
     parts: list[tuple[np.ndarray, SideIndex, SideIndex, SideIndex]] = []
     right: list[tuple[int, int]] = []  # (query's item, item of one of its positives), of all positives
-    for subset in np.unique(rows.subset):
-        places = np.flatnonzero(rows.subset == subset)
+    here = rows.row != NO_ROW
+    for subset in np.unique(rows.subset[here]):
+        places = np.flatnonzero(here & (rows.subset == subset))
         row, visit, its = rows.row[places], rows.visit[places], index[subset]
         first, held = its.first_positive[row], np.diff(its.first_positive)[row]
         draw.positive[places] = visit % held
@@ -105,10 +109,10 @@ def make_plan(
         every = np.repeat(first - np.cumsum(held) + held, held) + np.arange(len(of_row))
         right += zip(queries.item[of_row].tolist(), its.positives.item[every].tolist(), strict=True)
 
-    order = np.argsort(np.concatenate([places for places, *_ in parts]), kind="stable")
+    of, *sides = zip(*parts, strict=True)
+    shapes = ((count,), (count,), (count, slots))
     queries, positives, negatives_ = (
-        SideIndex(*(np.concatenate(columns)[order] for columns in zip(*sides, strict=True)))
-        for sides in list(zip(*parts, strict=True))[1:]
+        _laid(np.concatenate(of), its, shape) for its, shape in zip(sides, shapes, strict=True)
     )
     targets = SideIndex(
         *(_in_target_order(one, several, groups) for one, several in zip(positives, negatives_, strict=True))
@@ -125,20 +129,31 @@ def make_plan(
         target_ids,
         target_rows,
         targets.item != NOTHING,
+        here.astype(np.float32),
         draw,
         queries,
         targets,
     )
 
 
+_EMPTY = (1, 0, NOTHING)
+"""The `SideIndex` of a place that holds nothing: it has one token, so that its embedding is finite."""
+
+
 def _at(side: SideIndex, places: np.ndarray) -> SideIndex:
-    """The index of the items at these places; one token and no visual unit at `NOTHING`."""
+    """The index of the items at these places, some of which may be `NOTHING`."""
     if not len(side.item):
-        return SideIndex(*(np.full(places.shape, nothing) for nothing in (1, 0, NOTHING)))
+        return SideIndex(*(np.full(places.shape, empty) for empty in _EMPTY))
     absent = places == NOTHING
-    return SideIndex(
-        *(np.where(absent, nothing, values[places]) for values, nothing in zip(side, (1, 0, NOTHING), strict=True))
-    )
+    return SideIndex(*(np.where(absent, empty, values[places]) for values, empty in zip(side, _EMPTY, strict=True)))
+
+
+def _laid(places: np.ndarray, parts: Sequence[SideIndex], shape: tuple[int, ...]) -> SideIndex:
+    """The parts of a batch at their places; nothing at the others."""
+    laid = SideIndex(*(np.full(shape, empty) for empty in _EMPTY))
+    for values, columns in zip(laid, zip(*parts, strict=True), strict=True):
+        values[places] = np.concatenate(columns)
+    return laid
 
 
 def _in_target_order(positives: np.ndarray, negatives: np.ndarray, groups: int) -> np.ndarray:

@@ -243,8 +243,10 @@ class ValidationSettings:
 class TrainConfig:
     """One experiment."""
 
-    steps: int
-    """Optimizer updates in all."""
+    steps: int | None = None
+    """Optimizer updates in all; or"""
+    epochs: int | None = None
+    """times that every row is trained on, without repeats: the length of the run in another unit."""
     seed: int = 0
     """Of the parameters, the order of the data and the embedded dataset."""
     log_every: int = 10
@@ -260,7 +262,14 @@ class TrainConfig:
     """Where metrics go beside `metrics.jsonl`."""
 
     def __post_init__(self) -> None:
-        _positive(self, "steps", "log_every")
+        if (self.steps is None) == (self.epochs is None):
+            raise BadInputError(
+                f"the length of a run is either steps or epochs, got steps {self.steps} and epochs {self.epochs}; "
+                "on the command line `--steps None` takes one back"
+            )
+        _positive(self, "log_every", "epochs" if self.steps is None else "steps")
+        if self.epochs is not None and self.data.weights:
+            raise BadInputError("data.weights draws subsets at other rates than every row once, which epochs asks for")
         if self.seed < 0:
             raise BadInputError(f"seed must not be negative, got {self.seed}")
 

@@ -64,6 +64,7 @@ def train_step(
             query_ids=batch["query_ids"],
             target_ids=batch["target_ids"],
             target_mask=batch["target_mask"],
+            weights=batch.get("weights"),
             temperature=loss.temperature,
             alpha=loss.alpha,
             beta=loss.beta,
@@ -114,12 +115,13 @@ def embed_batch(
 def hardness_metrics(stats: LossStats) -> Metrics:
     """What EGA did to this batch, named as in `metrics.jsonl`: averages over rows, and the largest amplification."""
     means = stats.means()
-    counts = stats.negative_count > 0
+    real = stats.weight > 0
+    counts = real & (stats.negative_count > 0)
     beaten = counts & (stats.hardest_negative_similarity >= stats.positive_similarity)
     return {
         "hardness/amplification_mean": means["hardest_negative_amplification"],
         "hardness/amplification_max": jnp.max(jnp.where(counts, stats.hardest_negative_amplification, 1.0)),
-        "hardness/violations": jnp.mean(beaten.astype(jnp.float32)),
+        "hardness/violations": jnp.sum(beaten) / jnp.maximum(jnp.sum(real), 1),
         "hardness/positive_similarity": means["positive_similarity"],
         "hardness/hardest_negative_similarity": means["hardest_negative_similarity"],
         "hardness/positive_pull": means["positive_pull"],

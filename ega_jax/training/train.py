@@ -104,6 +104,7 @@ def train(
         setup.processor,
         setup.buckets,
         steps=config.steps,
+        epochs=config.epochs,
         batch_size=config.data.batch_size,
         sub_batch_size=config.data.sub_batch_size,
         mixing_exponent=config.data.mixing_exponent,
@@ -118,7 +119,7 @@ def train(
     progress.note(batches.padding)
 
     # ---------------------------------------------------------------- optimizer and update
-    optimizer, learning_rate = make_optimizer(config.optimizer, config.steps)
+    optimizer, learning_rate = make_optimizer(config.optimizer, len(batches))
     abstract_state = abstract_state_of(config, setup)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
     progress.note(describe_roles(config, setup, abstract_state))
@@ -143,14 +144,14 @@ def train(
     stopped_by, skipped = None, 0
     watch = FiniteWatch(config.optimizer, batches, run_dir / "non_finite.jsonl", progress.note)
     rate = Rate(done)
-    with Interrupt() as interrupt, checkpoints, progress.steps(done, config.steps) as advance:
-        while done < config.steps and stopped_by is None:
+    with Interrupt() as interrupt, checkpoints, progress.steps(done, len(batches)) as advance:
+        while done < len(batches) and stopped_by is None:
             with rate.waiting():
                 batch = next(iterator)
             state, metrics = update(state, to_global(batch, mesh))
             done += 1
             watch.add(done, metrics)
-            last = done == config.steps
+            last = done == len(batches)
             logging = due(done, config.log_every, last)
             validating = validate is not None and due(done, config.validation.every, last)
             if logging or validating:

@@ -70,7 +70,7 @@ def test_processes_prepare_parts_of_one_global_batch(subsets, processor):
 def test_positives_and_negatives_stand_where_the_labels_say(subsets, processor, groups):
     source = batches(subsets, processor, groups=groups)
     step = with_negatives(source)
-    plan, batch, rows = source.plan(step), source[step], source._mixture(step)
+    plan, batch, rows = source.plan(step), source[step], source._rows(step)
     flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in batch["targets"].items() if name != "tiles"}
     assert len(flat["input_ids"]) == len(plan.target_mask) == 16 * (1 + plan.negatives)
     decoded = flat["input_ids"]
@@ -87,8 +87,8 @@ def test_positives_and_negatives_stand_where_the_labels_say(subsets, processor, 
 def test_rows_with_one_right_answer_are_not_negatives_of_each_other(subsets, processor):
     source = batches(subsets, processor)
     name = next(i for i, subset in enumerate(subsets) if subset.info.name == "Name")
-    step = next(step for step in range(24) if name in source._mixture(step).subset)
-    plan, rows = source.plan(step), source._mixture(step)
+    step = next(step for step in range(24) if name in source._rows(step).subset)
+    plan, rows = source.plan(step), source._rows(step)
     texts = [subsets[s][r].positive.text for s, r in zip(rows.subset.tolist(), rows.row.tolist(), strict=True)]
     same_text = np.equal.outer(texts, texts)
     same_id = np.equal.outer(plan.query_ids, plan.target_ids[plan.positives])
@@ -167,16 +167,35 @@ def test_steps_keep_to_the_number_of_programs_and_pad_the_same_rows(subsets, pro
     assert 0 < waste[0] <= waste[1] < 1
 
 
-@pytest.mark.parametrize("start", [0, 5])
-def test_a_run_goes_on_exactly_with_other_threads_and_processes(subsets, processor, start):
-    """A state is a step: one process on one thread, then two on three each."""
-    whole = batches(subsets, processor, groups=4, steps=9)
-    expected = list(prefetched(whole, start=0, threads=1, prefetch=1))[start:]
-    parts = [batches(subsets, processor, groups=4, steps=9, local_groups=range(2 * i, 2 * i + 2)) for i in range(2)]
-    resumed = [list(prefetched(part, start=start, threads=3, prefetch=4)) for part in parts]
-    for batch, first, second in zip(expected, *resumed, strict=True):
-        for side in ("queries", "targets"):
-            for name, array in batch[side].items():
-                assert array.tobytes() == np.concatenate([first[side][name], second[side][name]]).tobytes()
-        for name in ("query_ids", "target_ids", "positives", "target_mask"):
-            assert batch[name].tobytes() == first[name].tobytes() == second[name].tobytes()
+@pytest.mark.parametrize("length", [{"steps": 9}, {"steps": None, "epochs": 2}], ids=["steps", "epochs"])
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_a_run_goes_on_exactly_with_other_threads_and_processes(subsets, processor, processes, length):
+    """A state is a step: one process on one thread, then so many on three each, from the middle on."""
+    start, groups = 5, 4
+    whole = batches(subsets, processor, groups=groups, **length)
+    expected = list(prefetched(whole, start=0, threads=1, prefetch=1))
+    assert len(expected) == len(whole) > start + 1
+    here = np.split(np.arange(groups), processes)
+    parts = [batches(subsets, processor, groups=groups, local_groups=its, **length) for its in here]
+    for resumed_at in (0, start):
+        resumed = [list(prefetched(part, start=resumed_at, threads=3, prefetch=4)) for part in parts]
+        for batch, *local in zip(expected[resumed_at:], *resumed, strict=True):
+            for side in ("queries", "targets"):
+                for name, array in batch[side].items():
+                    assert array.tobytes() == np.concatenate([part[side][name] for part in local]).tobytes()
+            for name in batch.keys() - {"queries", "targets"}:
+                assert all(batch[name].tobytes() == part[name].tobytes() for part in local)
+
+
+def test_an_epoch_holds_every_row_and_empty_places_hold_none(subsets, processor):
+    few = [subset.take(range(13)) for subset in subsets]
+    source = batches(few, processor, steps=None, epochs=1, groups=2)
+    assert len(source) == len(few)
+    for step in range(len(source)):
+        batch, plan = source[step], source.plan(step)
+        assert batch["weights"].sum() == 13 == len(source.rows_of(step))
+        np.testing.assert_array_equal(batch["weights"] > 0, plan.queries.item >= 0)
+        lengths = batch["queries"]["attention_mask"].sum(-1).reshape(-1)
+        assert (lengths[batch["weights"] == 0] == 1).all(), "one real token, so that the embedding is finite"
+        assert (lengths[batch["weights"] > 0] > 1).all()
+        np.testing.assert_array_equal(plan.target_mask[plan.positives], batch["weights"] > 0)

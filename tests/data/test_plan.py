@@ -7,7 +7,7 @@ import pytest
 
 from ega_jax.data.buckets import Buckets
 from ega_jax.data.index import SideIndex, SubsetIndex
-from ega_jax.data.mixture import Rows, sample_rows
+from ega_jax.data.mixture import NO_ROW, Rows, sample_rows
 from ega_jax.data.plan import NOTHING, make_plan
 
 BUCKETS = Buckets((8, 64), (0, 4))
@@ -67,6 +67,19 @@ def test_a_short_list_of_negatives_is_padded_never_repeated():
     planned = plan([0, 0], [0, 2], [0, 5])
     assert planned.targets.item.tolist() == [20, 24, 30, 31, 32, 33, NOTHING, NOTHING]
     assert planned.draw.negatives.tolist() == [[0, 1, 2], [0, NOTHING, NOTHING]]
+
+
+def test_places_without_a_row_weigh_nothing_and_equal_nothing():
+    planned = plan([0, 0, 0, 0], [NO_ROW, 2, NO_ROW, 0], [1, 1, 1, 1], groups=2)
+    assert planned.weights.tolist() == [0, 1, 0, 1]
+    assert planned.negatives == 3
+    # In each group its positives, then the three slots of each of its rows.
+    expected = [NOTHING, 24, *[NOTHING] * 3, 33, *[NOTHING] * 2, NOTHING, 20, *[NOTHING] * 3, 30, 31, 32]
+    assert planned.targets.item.tolist() == expected
+    assert planned.target_mask.tolist() == [item != NOTHING for item in expected]
+    assert planned.queries.item.tolist() == [NOTHING, 12, NOTHING, 10]
+    real = planned.target_ids[planned.target_mask]
+    assert not np.isin(planned.query_ids[[0, 2]], real).any()
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])

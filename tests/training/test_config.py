@@ -57,6 +57,10 @@ def test_broken_json_and_no_file(tmp_path):
     ("make", "message"),
     [
         (lambda: TrainConfig(steps=0), "steps must be positive"),
+        (lambda: TrainConfig(epochs=0), "epochs must be positive"),
+        (lambda: TrainConfig(), "either steps or epochs, got steps None and epochs None"),
+        (lambda: TrainConfig(steps=1, epochs=1), "either steps or epochs, got steps 1 and epochs 1"),
+        (lambda: TrainConfig(epochs=1, data=DataSettings(weights={"Name": 2.0})), "data.weights"),
         (lambda: TrainConfig(steps=1, seed=-1), "seed"),
         (lambda: DataSettings(batch_size=10, sub_batch_size=4), "not a multiple"),
         (lambda: DataSettings(token_buckets=(64, 32)), "ascending"),

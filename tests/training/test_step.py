@@ -151,6 +151,37 @@ def test_a_kernel_is_split_over_the_mesh(subsets, setup, model_dir, monkeypatch)
     assert_same_gradients(gradients(kernel, mesh, batches(subsets, kernel, mesh), 0), expected)
 
 
+def test_a_short_batch_gives_the_gradient_of_its_rows_alone(subsets, setup):
+    few = [subset.take(range(13)) for subset in subsets]
+    mesh = make_mesh(MeshSettings(data=4, fsdp=2))
+    source = batches(few, setup, mesh, steps=None, epochs=1)
+    step = next(
+        step for step in range(len(source)) if source.plan(step).negatives and not source.plan(step).weights.all()
+    )
+    batch = source[step]
+    assert batch["weights"].sum() == 13
+    rows, columns = np.flatnonzero(batch["weights"]), np.flatnonzero(batch["target_mask"])
+    positives = np.searchsorted(columns, batch["positives"][rows])
+
+    def loss(parameters):
+        queries, targets = (
+            jax.vmap(functools.partial(setup.functional.embed, parameters))(batch[side])
+            for side in ("queries", "targets")
+        )
+        return ega_loss(
+            queries.reshape(16, -1)[rows],
+            targets.reshape(len(batch["target_mask"]), -1)[columns],
+            positives=positives,
+            query_ids=batch["query_ids"][rows],
+            target_ids=batch["target_ids"][columns],
+            temperature=0.1,
+            symmetric=True,
+        )
+
+    expected = jax.tree.map(np.asarray, jax.jit(jax.grad(loss))(setup.functional.initialize(0)))
+    assert_same_gradients(gradients(setup, mesh, source, step, symmetric=True), expected)
+
+
 def test_matryoshka_dimensions_give_the_gradient_of_the_explicit_mean(subsets, setup):
     mesh = one_device()
     batch = batches(subsets, setup, mesh)[0]

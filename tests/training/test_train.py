@@ -68,6 +68,13 @@ def test_stopped_by_a_signal_and_started_again_is_the_run_left_alone(subsets, tm
     assert again.steps == 12, "a finished run has nothing left to do"
 
 
+def test_epochs_end_when_every_row_was_seen(subsets, tmp_path):
+    epochs = dataclasses.replace(config, steps=None, epochs=2)
+    summary = train(epochs, tmp_path / "run", [subsets[0].take(range(13))])
+    assert summary.steps == 2, "a batch of 16 holds all 13 rows"
+    assert all(np.isfinite(line["loss"]) for line in metrics_of(tmp_path / "run"))
+
+
 def test_killed_without_warning_it_loses_nothing(tmp_path):
     kills = compare(tmp_path, kills=2, seed=1)
     assert sum(kills.values()) == 2
