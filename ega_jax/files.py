@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,8 @@ def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> 
       path: of the file.
       content: text (UTF-8), bytes, or what writes the file it is given.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not the process: two hosts that share a directory may have equal ones.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         if callable(content):
             content(temporary)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from ega_jax.data.index import SideIndex, SubsetIndex, index_subset
 from ega_jax.data.prepared.read import PreparedTrainSubset
+from ega_jax.files import write_whole
 
 if TYPE_CHECKING:
     from ega_jax.data.processor import Processor
@@ -46,9 +46,7 @@ def _save(path: Path, index: SubsetIndex) -> None:
     arrays = {f"{side}/{name}": values for side in _SIDES for name, values in getattr(index, side)._asdict().items()}
     arrays |= {name: getattr(index, name) for name in _FIRST}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(arrays, partial)
-    partial.replace(path)
+    write_whole(path, lambda partial: save_file(arrays, partial))
 
 
 def _load(path: Path) -> SubsetIndex | None:
