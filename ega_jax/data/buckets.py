@@ -48,7 +48,7 @@ class Buckets(NamedTuple):
         if pooled > self.units[-1]:
             raise BadInputError(
                 f"{pooled} {self.unit} a row, more than the largest of data.image_buckets {self.units}: "
-                "add a larger one"
+                "add a larger one, lower the resolution, or set data.on_large_images shrink"
             )
         longest = min(np.max(tokens), self.tokens[-1])
         return Bucket(_at_least(self.tokens, longest), _at_least(self.units, pooled))

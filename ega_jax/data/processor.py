@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ega_jax.data import images, prompts
+from ega_jax.data.records import Side
 from ega_jax.models.backbone import Placed
 from ega_jax.models.backbones import backbone_of
 
@@ -21,9 +22,8 @@ if TYPE_CHECKING:
     from jaxtyping import Int32
 
     from ega_jax.data.buckets import Bucket
-    from ega_jax.data.records import Side
     from ega_jax.data.tokenizer import Tokenizer
-    from ega_jax.models.backbone import BackboneConfig, RowImages
+    from ega_jax.models.backbone import BackboneConfig, ImageLayout, RowImages, Size
 
 Inputs = dict[str, np.ndarray]
 """One batch of a backbone's inputs; its model class describes the arrays."""
@@ -61,35 +61,49 @@ class Processor:
     """The host side of a model."""
 
     def __init__(
-        self, config: BackboneConfig, tokenizer: Tokenizer, *, max_tokens: int, system: str | None = None
+        self,
+        config: BackboneConfig,
+        tokenizer: Tokenizer,
+        *,
+        max_tokens: int,
+        max_units: int | None = None,
+        system: str | None = None,
     ) -> None:
         """
         Args:
           config: the model's.
           tokenizer: text to ids.
           max_tokens: the longest row; a longer text loses its end, visual tokens are never cut.
+          max_units: most image slots of a row. Pictures that take more, or more tokens than `max_tokens` leaves them,
+            come at the highest of the model's lower resolutions that fits; with None they come as they are.
           system: the system turn, "" for none; by default the backbone's own.
         """
-        self.layout = backbone_of(config.model_type).layout(config.image)
+        layout = backbone_of(config.model_type).layout
+        self.layout = layout(config.image)
+        lower = () if max_units is None else config.lower_resolutions()
+        self._layouts = [self.layout, *(layout(smaller.image) for smaller in lower)]
         self._image_config = (config.model_type, config.image)
         self._template = prompts.template_of(config.model_type, system)
         self._tokenizer = tokenizer
-        self._max_tokens = max_tokens
+        self._max_tokens, self._max_units = max_tokens, max_units
+        self._room = functools.cache(self._room_for_pictures)
         self._size = functools.lru_cache(maxsize=1 << 20)(images.image_size)
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of all that decides what `measure` returns: equal fingerprints, equal sizes."""
         parts = (_MEASURE_VERSION, self._tokenizer.fingerprint, self._template, self._image_config)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        limits = () if self._max_units is None else (self._max_tokens, self._max_units)
+        return hashlib.sha256(repr((*parts, *limits)).encode()).hexdigest()[:16]
 
     def measure(self, sides: Sequence[Side]) -> Sizes:
         """Tokens and image slots of each side, from the texts and the headers of the image files.
 
         Raises:
-          images.ImageError: a header cannot be read.
+          images.ImageError: a header cannot be read, or pictures do not fit at any resolution.
         """
-        costs = [self.layout.measure(self._image_sizes(side)) for side in sides]
+        image_sizes = [self._image_sizes(side) for side in sides]
+        costs = [self._fitting(sizes).measure(sizes) for sizes in image_sizes]
         text = prompts.text_lengths(sides, self._tokenizer, template=self._template)
         visual = np.asarray([cost.tokens for cost in costs], np.int32)
         return Sizes(text + visual, np.asarray([cost.units for cost in costs], np.int32))
@@ -98,10 +112,11 @@ class Processor:
         """Decodes and encodes one side.
 
         Raises:
-          images.ImageError: a picture cannot be decoded.
-          BadInputError: its pictures alone take more than `max_tokens`.
+          images.ImageError: a picture cannot be decoded, or pictures do not fit at any resolution.
+          BadInputError: its pictures alone take more than `max_tokens`, and may not shrink.
         """
-        row = self.layout.prepare([images.open_image(source) for source in side.images])
+        pictures = [images.open_image(source) for source in side.images]
+        row = self._fitting([(picture.height, picture.width) for picture in pictures]).prepare(pictures)
         (ids,) = prompts.encode(
             [side], self._tokenizer, [row.tokens_per_image], template=self._template, max_tokens=self._max_tokens
         )
@@ -146,6 +161,25 @@ class Processor:
                 used += count
         pictures = self.layout.collate(placed, groups=groups, rows=rows, length=length, units=slots)
         return {"input_ids": ids, "attention_mask": mask, **pictures}
+
+    def _fitting(self, sizes: Sequence[Size]) -> ImageLayout:
+        """The layout of the highest resolution at which the pictures of a row fit."""
+        if self._max_units is None or not sizes:
+            return self.layout
+        room = self._room(len(sizes))
+        for layout in self._layouts:
+            cost = layout.measure(sizes)
+            if cost.units <= self._max_units and cost.tokens <= room:
+                return layout
+        raise images.ImageError(
+            f"at the lowest resolution the row's pictures take {cost.units} {self.layout.unit} and {cost.tokens} "
+            f"tokens, more than the {self._max_units} and {room} there is room for"
+        )
+
+    def _room_for_pictures(self, count: int) -> int:
+        """Tokens that so many pictures may take, were the user's text cut to nothing."""
+        empty = Side("", (Path(),) * count)
+        return self._max_tokens - int(prompts.text_lengths([empty], self._tokenizer, template=self._template)[0])
 
     def _image_sizes(self, side: Side) -> list[tuple[int, int]]:
         return [self._size(source) if isinstance(source, Path) else images.image_size(source) for source in side.images]

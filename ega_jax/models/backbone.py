@@ -8,7 +8,7 @@ alone cross the host side; the model sees arrays.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -68,6 +68,9 @@ class BackboneConfig(Protocol):
         Raises:
           BadInputError: a setting that means nothing to this backbone.
         """
+
+    def lower_resolutions(self) -> Iterator[Self]:
+        """The same model at one resolution below the other: what pictures may shrink to."""
 
 
 class RowImages(Protocol):

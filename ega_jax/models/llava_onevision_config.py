@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from ega_jax.errors import BadInputError
@@ -56,6 +56,15 @@ class LlavaOnevisionConfig:
             raise BadInputError("model.max_pixels: LLaVA-OneVision cuts pictures into tiles; set model.max_tiles")
         image = dataclasses.replace(self.image, max_tiles=max_tiles, base_only=base_only)
         return dataclasses.replace(self, image=image)
+
+    def lower_resolutions(self) -> Iterator[LlavaOnevisionConfig]:
+        """The same model with fewer and fewer tiles a picture, down to the base tile."""
+        if self.image.base_only:
+            return
+        tiles = {height * width // self.image.tile_size**2 for height, width in self.image.resolutions}
+        for most in sorted(tiles, reverse=True)[1:]:
+            yield self.with_resolution(max_tiles=most, base_only=False, max_pixels=None)
+        yield self.with_resolution(max_tiles=self.image.max_tiles, base_only=True, max_pixels=None)
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None) -> LlavaOnevisionConfig:

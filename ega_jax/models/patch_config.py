@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, Self
 
 from ega_jax.errors import BadInputError
@@ -60,3 +61,9 @@ class PatchBackboneConfig:
                 f"model.max_pixels={max_pixels} is less than the {self.image.block_size**2} of one visual token"
             )
         return dataclasses.replace(self, image=self.image.with_max_pixels(max_pixels))
+
+    def lower_resolutions(self) -> Iterator[Self]:
+        """The same model with four fifths of the pixels each time, down to about one visual token a picture."""
+        pixels = self.image.max_pixels
+        while (pixels := pixels * 4 // 5) >= self.image.block_size**2:
+            yield self.with_resolution(max_tiles=None, base_only=False, max_pixels=pixels)

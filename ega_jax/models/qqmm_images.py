@@ -74,6 +74,11 @@ class QqmmImageConfig:
         """Patches of a block."""
         return self.merge_size**2
 
+    @property
+    def max_pixels(self) -> int:
+        """Of a picture after resizing."""
+        return self.max_patches * self.patch_size**2
+
     def with_max_pixels(self, max_pixels: int) -> QqmmImageConfig:
         """The same rules with at most so many pixels a picture, if they allow more."""
         return dataclasses.replace(self, max_patches=min(self.max_patches, max_pixels // self.patch_size**2))

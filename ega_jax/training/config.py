@@ -98,6 +98,9 @@ class DataSettings:
     max_programs: int | None = 16
     """Most shapes that steps may have, and so programs that are compiled; None lets each step have the smallest buckets
     that fit."""
+    on_large_images: Literal["error", "shrink"] = "error"
+    """Pictures of a row that take more slots than the largest of `image_buckets`, or more tokens than the largest of
+    `token_buckets` has beside the template, stop the run, or come at the highest of the lower resolutions that fits."""
     on_bad_record: Literal["error", "skip"] = "error"
     """A row that cannot be used stops the run, or is counted, reported and left out."""
     verify_images: Literal["path", "header", "decode"] = "decode"

@@ -84,10 +84,12 @@ def make_processor(config: TrainConfig, model_dir: Path) -> Processor:
       BadInputError: a file of the model directory is missing or damaged.
     """
     model = _model_config(config, model_dir)
+    most_units = (config.data.image_buckets or backbone_of(model.model_type).layout(model.image).buckets)[-1]
     return Processor(
         model,
         fitting_tokenizer(model_dir, model),
         max_tokens=config.data.token_buckets[-1],
+        max_units=most_units if config.data.on_large_images == "shrink" else None,
         system=recipe_of(config, model_dir).system_prompt,
     )
 

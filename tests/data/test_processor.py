@@ -8,9 +8,11 @@ from PIL import Image
 
 from ega_jax.data import prompts
 from ega_jax.data.buckets import Bucket
+from ega_jax.data.images import ImageError
 from ega_jax.data.processor import Processor
 from ega_jax.data.records import Side
 from ega_jax.data.tokenizer import train_tokenizer
+from ega_jax.errors import BadInputError
 from ega_jax.models import PRESETS, build
 
 from .. import micro  # noqa: F401  (registers the preset)
@@ -119,3 +121,38 @@ def test_long_text_loses_its_end_and_keeps_its_picture(processor, preset, tokeni
     assert visual.sum() == sum(example.images.tokens_per_image) > 0
     closing = processor.prepare(Side("x")).input_ids[-4:]
     np.testing.assert_array_equal(example.input_ids[-4:], closing)
+
+
+def test_pictures_that_need_too_many_slots_shrink_and_no_others(preset, tokenizer, processor):
+    most = {"micro": 4}.get(preset, 12)
+    small = Processor(PRESETS[preset], tokenizer, max_tokens=256, max_units=most)
+    before, after = processor.measure(SIDES), small.measure(SIDES)
+    fits = before.units <= most
+    assert 0 < fits.sum() < len(SIDES), "the sides must be of both kinds"
+    np.testing.assert_array_equal(after.units[fits], before.units[fits])
+    assert (after.units[~fits] > 0).all()
+    assert (after.units[~fits] <= most).all()
+    for side, tokens, units, fitted in zip(SIDES, *after, fits, strict=True):
+        example = small.prepare(side)
+        assert (len(example.input_ids), example.images.units) == (tokens, units), "as it was foretold"
+        if fitted:
+            np.testing.assert_array_equal(example.input_ids, processor.prepare(side).input_ids)
+    assert small.fingerprint != processor.fingerprint, "an index kept beside the data is not the other's"
+
+
+def test_pictures_that_leave_no_room_for_the_template_shrink(preset, tokenizer, processor):
+    side = Side("", SIDES[-1].images)
+    limit = int(processor.measure([side]).tokens[0]) - 1
+    with pytest.raises(BadInputError, match=f"more than max_tokens = {limit}"):
+        Processor(PRESETS[preset], tokenizer, max_tokens=limit).prepare(side)
+    example = Processor(PRESETS[preset], tokenizer, max_tokens=limit, max_units=max(UNITS[preset])).prepare(side)
+    assert len(example.input_ids) <= limit
+    assert 0 < example.images.units < UNITS[preset][-1]
+
+
+def test_pictures_that_fit_at_no_resolution_are_an_error(preset, tokenizer):
+    small = Processor(PRESETS[preset], tokenizer, max_tokens=256, max_units=1)
+    with pytest.raises(ImageError, match=r"at the lowest resolution the row's pictures take \d+ image"):
+        small.measure(SIDES)
+    with pytest.raises(ImageError, match="more than the 1 and"):
+        small.prepare(SIDES[3])

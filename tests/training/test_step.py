@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from ega_jax.data.buckets import Buckets
 from ega_jax.data.mmeb import find_subsets, read_train
 from ega_jax.data.pipeline import TrainingBatches, global_groups
+from ega_jax.errors import BadInputError
 from ega_jax.losses import ega_loss
 from ega_jax.models import LoraConfig
 from ega_jax.models.attention import _BACKENDS
@@ -49,7 +49,7 @@ def batches(subsets, setup, mesh, chunk_size=None, steps=20, **options):
     return TrainingBatches(
         subsets,
         setup.processor,
-        Buckets(config.data.token_buckets, config.data.image_buckets),
+        setup.buckets,
         steps=steps,
         batch_size=16,
         sub_batch_size=8,
@@ -139,6 +139,16 @@ def test_chunks_on_a_mesh_too(subsets, setup):
     mesh = make_mesh(MeshSettings(data=4, fsdp=2))
     expected = gradients(setup, one_device(), batches(subsets, setup, one_device()), 0)
     assert_same_gradients(gradients(setup, mesh, batches(subsets, setup, mesh, 1), 0), expected)
+
+
+def test_pictures_that_do_not_fit_are_an_error_or_shrink_by_setting(subsets, setup, model_dir):
+    few = dataclasses.replace(config, data=dataclasses.replace(config.data, image_buckets=(0, 2)))
+    with pytest.raises(BadInputError, match=r"data\.on_large_images shrink"):
+        batches(subsets, make_setup(few, model_dir), one_device(), chunk_size=1)
+    shrink = dataclasses.replace(few, data=dataclasses.replace(few.data, on_large_images="shrink"))
+    source = batches(subsets, make_setup(shrink, model_dir), one_device(), chunk_size=1)
+    assert max(source.plan(step).queries.units.max() for step in range(len(source))) == 2
+    assert source[0]["queries"]["tiles"].shape[1] <= 2
 
 
 def test_a_kernel_is_split_over_the_mesh(subsets, setup, model_dir, monkeypatch):
