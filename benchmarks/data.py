@@ -197,7 +197,7 @@ def page(results: measure.Results) -> str:
     if "speed" in results:
         lines = [
             [row["name"], f"{row['images_per_s']:.1f}", f"{row['ratio']:.2f}", row["rounds"]]
-            for row in results.rows("speed")
+            for row in sorted(results.rows("speed"), key=lambda row: row["ratio"])
         ]
         parts += [
             f"## Speed\n\nPinned to one core: {results.origin('speed')}.\n",

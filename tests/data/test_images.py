@@ -4,8 +4,10 @@ import collections
 import io
 import os
 import random
+import re
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from ega_jax.data.images import MAX_PIXELS, ImageError, image_size, open_image, resolve_path
 
+ROOT = Path(__file__).parents[2]
 HEIGHT, WIDTH = 20, 30
 
 
@@ -63,7 +66,7 @@ SOUND = {
     "palette PNG": encoded(picture("P"), "PNG"),
     "palette PNG with transparency": encoded(picture("P"), "PNG", transparency=3),
     "RGB PNG with a transparent colour": encoded(picture(), "PNG", transparency=(1, 2, 3)),
-    "interlaced-size 1x1 PNG": encoded(picture(size=(1, 1)), "PNG"),
+    "1 x 1 PNG": encoded(picture(size=(1, 1)), "PNG"),
     "RGB JPEG": encoded(picture(), "JPEG"),
     "progressive JPEG": encoded(picture(), "JPEG", progressive=True),
     "grey JPEG": encoded(picture("L"), "JPEG"),
@@ -119,6 +122,18 @@ REFUSED = {
     "32-bit integer TIFF": (encoded(Image.new("I", (4, 3), 70000), "TIFF"), "mode I has no range"),
     "float TIFF": (encoded(Image.new("F", (4, 3), 0.5), "TIFF"), "mode F has no range"),
 }
+
+ODD = {
+    "CMYK JPEG": encoded(picture("CMYK"), "JPEG"),
+    "16-bit grey PNG": encoded(Image.fromarray(np.full((HEIGHT, WIDTH), 40_000, np.uint16)), "PNG"),
+    "16-bit grey TIFF": encoded(Image.fromarray(np.full((HEIGHT, WIDTH), 40_000, np.uint16)), "TIFF"),
+    **{f"{format} turned by EXIF": encoded(picture(), format, exif=oriented(6)) for format in ("JPEG", "PNG", "WEBP")},
+    "JPEG with malformed EXIF": encoded(picture(), "JPEG", exif=b"Exif\0\0garbage"),
+    **{f"animated {format}": animated(format) for format in ("GIF", "WEBP", "PNG")},
+    "TIFF of several pages": animated("TIFF"),
+}
+
+CORPUS = SOUND | ODD | {name: content for name, (content, _) in REFUSED.items()}
 
 
 @pytest.mark.parametrize("name", SOUND)
@@ -321,6 +336,52 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path):
         image_size(tmp_path / "missing.png")
     with pytest.raises(ImageError, match="cannot be read: embedded null byte"):
         open_image("a\0b.png")
+
+
+def first_frame(image, content):
+    with Image.open(io.BytesIO(content)) as file:
+        return file.n_frames == 3 and np.array_equal(np.asarray(image.convert("RGB")), np.asarray(file.convert("RGB")))
+
+
+OUTCOMES = {
+    "read": lambda image, content: True,
+    "read, transparency kept": lambda image, content: "transparency" in image.info or image.mode in ("RGBA", "LA"),
+    "read as RGB": lambda image, content: image.mode == "RGB" and Image.open(io.BytesIO(content)).mode != "RGB",
+    "read as grey of 8 bits": lambda image, content: np.all(np.asarray(image) == round(40_000 / 257)),
+    "read upright": lambda image, content: image.size == (HEIGHT, WIDTH),
+    "read as it stands": lambda image, content: image.size == (WIDTH, HEIGHT),
+    "the first frame is read": first_frame,
+}
+"""What docs/data.md says of a file, and how it is checked; or it says "refused" and parts of the message."""
+
+
+def documented(heading):
+    """(name, outcome) of each file or path in a table of docs/data.md."""
+    table = (ROOT / "docs/data.md").read_text().partition(heading)[2].partition("\n\n")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| `")]
+    return [(name, outcome) for names, outcome in rows for name in re.findall(r"`([^`]+)`", names)]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")
+def test_the_page_says_of_every_odd_file_what_happens():
+    table = documented("| file | what happens |")
+    assert sorted(name for name, _ in table) == sorted(CORPUS)
+    assert len(table) >= 40
+    for name, outcome in table:
+        if outcome in OUTCOMES:
+            assert OUTCOMES[outcome](open_image(CORPUS[name]), CORPUS[name]), name
+            continue
+        assert outcome.startswith("refused: ")
+        with pytest.raises(ImageError, match="|".join(re.findall(r"`([^`]+)`", outcome))):
+            open_image(CORPUS[name])
+
+
+def test_the_page_says_of_every_odd_path_what_happens(tree):
+    table = documented("| path | what happens |")
+    assert len(table) >= 8
+    for path, outcome in table:
+        with pytest.raises(ImageError, match="|".join(re.findall(r"`([^`]+)`", outcome))):
+            resolve_path(tree, path)
 
 
 @pytest.fixture
