@@ -159,7 +159,7 @@ NOTES = {
         "entropy is over all pairs, as in `siglip_loss`, at its default temperature and bias.\n"
         "sentence-transformers' is the "
         "loss part of `CachedMultipleNegativesRankingLoss` with `mini_batch_size=512`. What is missing was\n"
-        "not installed."
+        "not installed, or takes more than 8 GiB of temporaries (optax's `ntxent` keeps N x N x D products)."
     ),
     "tpu": "By the TPU compiler, on a machine without TPUs: memory, not time. Blocks of 1,024 rows.",
 }
