@@ -20,7 +20,7 @@ from ega_jax.training.sharding import BATCH, batch_devices, batch_sharding, loca
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Array, Float
+    from jaxtyping import Array, Bool, Float
 
     from ega_jax.losses import LossStats
     from ega_jax.models.functional import Functional
@@ -31,6 +31,9 @@ State = dict[str, Any]
 """`step` (an int32 scalar), `trained` and `frozen` (path to array), `optimizer` (optax's own)."""
 
 Metrics = dict[str, "Array"]
+
+PERCENTILES = (10, 50, 90)
+"""Of a batch's rows, in the metrics: enough to see a distribution move, and cheap enough for every step."""
 
 
 def train_step(
@@ -113,7 +116,7 @@ def embed_batch(
 
 
 def hardness_metrics(stats: LossStats) -> Metrics:
-    """What EGA did to this batch, named as in `metrics.jsonl`: averages over rows, and the largest amplification."""
+    """What EGA did to this batch, named as in `metrics.jsonl`: averages and quantiles over rows."""
     means = stats.means()
     real = stats.weight > 0
     counts = real & (stats.negative_count > 0)
@@ -126,7 +129,22 @@ def hardness_metrics(stats: LossStats) -> Metrics:
         "hardness/hardest_negative_similarity": means["hardest_negative_similarity"],
         "hardness/positive_pull": means["positive_pull"],
         "hardness/effective_negatives": means["effective_negatives"],
+        **_quantiles(
+            {
+                "hardness/amplification": stats.hardest_negative_amplification,
+                "hardness/positive_similarity": stats.positive_similarity,
+                "hardness/hardest_negative_similarity": stats.hardest_negative_similarity,
+            },
+            counts & (stats.weight > 0),
+        ),
     }
+
+
+def _quantiles(values: Mapping[str, Float[Array, " N"]], defined: Bool[Array, " N"]) -> Metrics:
+    """`NAME_p10` and so on, over the rows for which they are defined; NaN where there is none."""
+    rows = jnp.where(defined, jnp.stack(list(values.values())), jnp.nan)
+    found = jnp.nanquantile(rows, jnp.array(PERCENTILES) / 100, axis=1)
+    return {f"{name}_p{p}": found[i, j] for i, p in enumerate(PERCENTILES) for j, name in enumerate(values)}
 
 
 def initial_state(
