@@ -6,7 +6,9 @@
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/ega_jax/compiled}"
 
 # Proxies are for downloads; gRPC between the processes would go through them too, and time out.
-export no_proxy="${no_proxy:-localhost,127.0.0.1}"
+if [[ -n "${http_proxy:-}${https_proxy:-}${HTTP_PROXY:-}${HTTPS_PROXY:-}" ]]; then
+  export no_proxy="${no_proxy:-localhost,127.0.0.1}"
+fi
 
 if [[ -e /dev/nvidia0 ]]; then
   # JAX takes three quarters of a GPU's memory by default: the rest is then lost to activations.

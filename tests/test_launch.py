@@ -89,14 +89,21 @@ def test_without_arguments_it_tells_what_it_takes(stage):
     assert "launch/multi_gpu.sh configs/llava_onevision_7b.py --run-dir" in out
 
 
-@pytest.mark.parametrize(("code", "requeued"), [(0, 0), (75, 1), (1, 0), (2, 0)])
-def test_slurm_puts_back_what_stopped_in_good_order(stage, code, requeued):
+@pytest.mark.parametrize(("code", "requeued"), [(0, 0), (75, 1), (137, 1), (143, 1), (1, 0), (2, 0)])
+def test_slurm_puts_back_what_stopped_or_was_killed(stage, code, requeued):
     stage.play("srun", f"exit {code}")
     stage.play("scontrol", "")
     environment = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_ID": "17", "EGA_JAX": "ega-jax"}
     assert stage.run("launch/slurm.sbatch", "a b.py", "--steps", "3", **environment)[0] == code
     assert stage.calls[0] == "srun --kill-on-bad-exit=1 ega-jax train a b.py --steps 3"
     assert stage.calls[1:] == ["scontrol requeue 17"] * requeued
+
+
+def test_slurm_does_not_put_back_for_ever_what_is_killed(stage):
+    stage.play("srun", "exit 137")
+    environment = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": "20", "EGA_JAX": "x"}
+    assert stage.run("launch/slurm.sbatch", "c.py", **environment)[0] == 137
+    assert len(stage.calls) == 1
 
 
 POD = ["launch/tpu_pod.sh", "--name", "ega", "--zone", "z", "--type", "v5p-128"]
