@@ -19,8 +19,10 @@ from ega_jax.evaluation import evaluate
 from ega_jax.training.config import TrainConfig, load_experiment, to_json
 from ega_jax.training.distributed import DistributedError, Processes, first_alone, join, require_agreement
 from ega_jax.training.finite import TrainingError
+from ega_jax.training.interrupt import Interrupt
 from ega_jax.training.progress import Progress
 from ega_jax.training.train import SCORE, train
+from ega_jax.training.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from ega_jax.models.functional import Parameters
@@ -56,14 +58,20 @@ def run(arguments: Sequence[str]) -> int:
     try:
         join(chosen.processes)
         require_agreement({"the config": to_json(config), "the number of devices": str(jax.local_device_count())})
-        return _train(config, chosen.run_dir)
+        with Watchdog(chosen.processes.stalled_after) as watchdog:
+            return _train(config, chosen.run_dir, watchdog)
     except (DistributedError, TrainingError) as error:
         say(str(error))
         return FAILED
 
 
-def _train(config: TrainConfig, run_dir: Path) -> int:
+def _train(config: TrainConfig, run_dir: Path, watchdog: Watchdog) -> int:
     progress = Progress(silent=jax.process_index() != 0)
+    interrupt = Interrupt(
+        lambda message: progress.note(
+            f"{message}; now {watchdog.doing}. Killed before that is done, the run goes on from its last checkpoint"
+        )
+    )
     with first_alone("data"):
         directory = data_directory(config.data.directory, config.seed)
     found = [info.name for info in find_subsets(directory, "train")]
@@ -83,8 +91,10 @@ def _train(config: TrainConfig, run_dir: Path) -> int:
         config,
         run_dir,
         [subset for subset in subsets if len(subset)],
-        validate=_validator(directory, names, config),
+        validate=_validator(directory, names, config, interrupt, watchdog),
         progress=progress,
+        interrupt=interrupt,
+        watchdog=watchdog,
     )
     if summary.stopped_by:
         say(f"stopped by {summary.stopped_by} after step {summary.steps}; start the same command again to go on")
@@ -100,7 +110,7 @@ def images_held_to(config: TrainConfig) -> Literal["path", "header", "decode"]:
 
 
 def _validator(
-    directory: Path, names: Sequence[str], config: TrainConfig
+    directory: Path, names: Sequence[str], config: TrainConfig, interrupt: Interrupt, watchdog: Watchdog
 ) -> Callable[[Setup, Parameters], Mapping[str, float]] | None:
     """What `train` calls to score weights on the validation rows, or None where there are none."""
     held_out = [info.name for info in find_subsets(directory, "validation") if info.name in names]
@@ -114,11 +124,18 @@ def _validator(
     ]
     embedders: list[Embedder] = []
 
+    def came_further(items: int) -> None:
+        watchdog.alive("validating")
+        interrupt.leave_if_requested()
+
     def validate(setup: Setup, parameters: Parameters) -> Mapping[str, float]:
         if not embedders:
             embedders.append(Embedder.of(setup, parameters))
         embedder = embedders[0].with_parameters(parameters)
-        results = evaluate(lambda sides: embedder.encode(sides, batch_size=config.validation.batch_size), subsets)
+        results = evaluate(
+            lambda sides: embedder.encode(sides, batch_size=config.validation.batch_size, progress=came_further),
+            subsets,
+        )
         scores = {f"eval/{subset.name}": subset.scores.hit_at_1 for subset in results.subsets}
         return {SCORE: results.means["all"].scores.hit_at_1, **scores}
 

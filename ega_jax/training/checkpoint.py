@@ -81,7 +81,9 @@ class Checkpoints:
         self.require_space(state)
         metrics = None if score is None else {_SCORE: score}
         try:
-            self._checkpointer.save_checkpointables(step, _parts(state), metrics=metrics, force=True)
+            self._checkpointer.save_checkpointables(
+                step, _parts(state), metrics=metrics, force=True, overwrite=self.latest == step
+            )
         except (OSError, ValueError) as error:  # the file system's own, and tensorstore's for the same
             raise BadInputError(
                 f"{self.directory}: the checkpoint of step {step} could not be written: "
@@ -156,6 +158,10 @@ class Checkpoints:
         """The step of the checkpoint with the highest validation score; the newest where none was validated."""
         scored = [c for c in self._checkpointer.checkpoints if c.metrics and _SCORE in c.metrics]
         return max(scored, key=lambda c: (c.metrics[_SCORE], c.step)).step if scored else self.latest
+
+    def scored(self, step: int) -> bool:
+        """Whether the checkpoint of `step` has a validation score."""
+        return any(c.step == step and c.metrics and _SCORE in c.metrics for c in self._checkpointer.checkpoints)
 
     def verify(self, step: int) -> None:
         """Compares the files of a checkpoint with the hashes taken when it was written.

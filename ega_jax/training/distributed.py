@@ -41,6 +41,9 @@ class Processes:
     """Processes in all; or the variable JAX_NUM_PROCESSES."""
     index: int | None = None
     """Which of them this is, from 0; or the variable JAX_PROCESS_ID."""
+    stalled_after: float = 1800.0
+    """Seconds: a process that has begun to train and comes no step further for so long shows the stacks of its threads
+    and ends with an error. More than a step and its compile take together."""
 
 
 def join(processes: Processes, environment: Mapping[str, str] = os.environ) -> None:

@@ -22,7 +22,7 @@ from ega_jax.training.checkpoint import Checkpoints
 from ega_jax.training.config import TrainConfig, from_json, to_json
 from ega_jax.training.distributed import first_alone
 from ega_jax.training.finite import PREFIX, FiniteWatch
-from ega_jax.training.interrupt import Interrupt
+from ega_jax.training.interrupt import Interrupt, StoppedError
 from ega_jax.training.metrics import make_writers
 from ega_jax.training.optimizer import make_optimizer
 from ega_jax.training.progress import Progress
@@ -31,6 +31,7 @@ from ega_jax.training.setup import MODEL, Setup, make_setup, write_model_directo
 from ega_jax.training.sharding import batch_devices, local_groups
 from ega_jax.training.state import abstract_state_of, first_state, restore_state, saved_state
 from ega_jax.training.step import State, to_global, train_step
+from ega_jax.training.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from ega_jax.models.functional import Parameters
@@ -67,6 +68,8 @@ def train(
     *,
     validate: Validate | None = None,
     progress: Progress | None = None,
+    interrupt: Interrupt | None = None,
+    watchdog: Watchdog | None = None,
 ) -> Summary:
     """Trains, from the last checkpoint in `run_dir` if there is one.
 
@@ -76,12 +79,14 @@ def train(
       subsets: the training rows.
       validate: called every `config.validation.every` steps and at the end.
       progress: shows how far it is.
+      interrupt: notes signals, on which the run saves and ends; `validate` may ask it too, and raise its StoppedError.
+      watchdog: is told at every step that the run is alive.
 
     Raises:
       BadInputError: the data, the config or the run directory is at fault; says which and what to do.
       TrainingError: the loss, the gradient or the update is not finite; names the step, its rows and the likely module.
     """
-    progress = progress or Progress()
+    progress, interrupt, watchdog = progress or Progress(), interrupt or Interrupt(), watchdog or Watchdog()
     if config.data.max_rows_per_subset is not None:
         subsets = [
             subset.take(sample_rows(len(subset), config.data.max_rows_per_subset, config.seed, subset.info.name))
@@ -141,11 +146,37 @@ def train(
     done = int(state["step"])
     iterator = prefetched(batches, start=done, threads=config.data.threads, prefetch=config.data.prefetch)
     logged: dict[str, float] = {}
-    stopped_by, skipped = None, 0
+    skipped = 0
     watch = FiniteWatch(config.optimizer, batches, run_dir / "non_finite.jsonl", progress.note)
     rate = Rate(done)
-    with Interrupt() as interrupt, checkpoints, progress.steps(done, len(batches)) as advance:
+
+    def validated(state: State) -> tuple[float | None, str | None]:
+        """The validation score of these weights, or None and the signal that came in between."""
+        assert validate is not None
+        watchdog.alive(f"validating after step {done}")
+        try:
+            with progress.pause("validating"), rate.paused():
+                scores = validate(setup, {**state["trained"], **state["frozen"]})
+        except StoppedError as stopped:
+            return None, str(stopped)
+        write(writers, done, scores)
+        return scores[SCORE], None
+
+    def save(state: State, score: float | None) -> None:
+        watchdog.alive(f"saving after step {done}")
+        with rate.paused():
+            checkpoints.save(done, saved_state(config, state), score)
+
+    with interrupt, checkpoints, progress.steps(done, len(batches)) as advance:
+        stopped_by = interrupt.requested()
+        validating = validate is not None and due(done, config.validation.every, done == len(batches))
+        if resumed_from is not None and validating and not checkpoints.scored(done) and stopped_by is None:
+            # A signal cut it short.
+            score, stopped_by = validated(state)
+            if score is not None:
+                save(state, score)
         while done < len(batches) and stopped_by is None:
+            watchdog.alive(f"in step {done + 1}")
             with rate.waiting():
                 batch = next(iterator)
             state, metrics = update(state, to_global(batch, mesh))
@@ -165,17 +196,14 @@ def train(
                 logged = {**values, "lr": float(learning_rate(done - 1)), **speed}
                 write(writers, done, logged)
             score = None
-            if validate is not None and validating:
-                with progress.pause("validating"), rate.paused():
-                    scores = validate(setup, {**state["trained"], **state["frozen"]})
-                write(writers, done, scores)
-                score = scores[SCORE]
-            stopped_by = interrupt.requested(done) if not last else None
+            if validating:
+                score, stopped_by = validated(state)
+            if not last and stopped_by is None:
+                stopped_by = interrupt.requested()
             if validating or stopped_by is not None or due(done, config.checkpoint.every, last):
                 # NOTE: after the metrics of this step, so that what is saved has been told.
                 skipped += watch.look()
-                with rate.paused():
-                    checkpoints.save(done, saved_state(config, state), score)
+                save(state, score)
             advance(done, logged)
     for writer in writers:
         writer.close()

@@ -13,6 +13,7 @@ from ega_jax.data.mmeb import find_subsets, read_train
 from ega_jax.errors import BadInputError
 from ega_jax.training.checkpoint import Checkpoints
 from ega_jax.training.finite import TrainingError
+from ega_jax.training.interrupt import StoppedError
 from ega_jax.training.setup import make_setup
 from ega_jax.training.state import abstract_state_of
 from ega_jax.training.train import SCORE, train
@@ -52,8 +53,14 @@ def test_stopped_by_a_signal_and_started_again_is_the_run_left_alone(subsets, tm
 
     first = train(config, tmp_path / "stopped", subsets, validate=interrupt)
     assert (first.steps, first.stopped_by) == (6, "SIGTERM")
-    second = train(config, tmp_path / "stopped", subsets, validate=fake_validation)
-    assert (second.steps, second.stopped_by) == (12, None)
+
+    def cut_short(setup, parameters):
+        raise StoppedError("SIGTERM")
+
+    second = train(config, tmp_path / "stopped", subsets, validate=cut_short)
+    assert (second.steps, second.stopped_by) == (12, "SIGTERM")
+    third = train(config, tmp_path / "stopped", subsets, validate=fake_validation)
+    assert (third.steps, third.stopped_by) == (12, None)
 
     assert metrics_of(tmp_path / "stopped") == metrics_of(tmp_path / "alone")
     jax.tree.map(
