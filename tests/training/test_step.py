@@ -45,6 +45,23 @@ def setup(model_dir):
     return make_setup(config, model_dir)
 
 
+@pytest.fixture(scope="module", params=[("micro", (0, 5)), ("micro_qqmm", (0, 64))], ids=["llava", "qqmm"])
+def backbone(request, subsets, tmp_path_factory):
+    """The setup of a backbone, a step with negatives, and its gradient on one device."""
+    preset, image_buckets = request.param
+    settings = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, preset=preset, system_prompt=""),  # QQMM's own is long
+        data=dataclasses.replace(config.data, image_buckets=image_buckets),
+    )
+    model = tmp_path_factory.mktemp(preset) / "model"
+    write_model_directory(settings, model, lambda: texts_of(subsets))
+    setup = make_setup(settings, model)
+    source = batches(subsets, setup, one_device())
+    step = step_with_negatives(source)
+    return setup, step, gradients(setup, one_device(), source, step, symmetric=True)
+
+
 def batches(subsets, setup, mesh, chunk_size=None, steps=20, **options):
     return TrainingBatches(
         subsets,
@@ -114,11 +131,9 @@ def step_with_negatives(source):
         ({"data": 2, "fsdp": 2, "tensor": 2}, "ring"),
     ],
 )
-def test_the_gradient_is_the_same_on_every_mesh(subsets, setup, sizes, exchange):
+def test_the_gradient_is_the_same_on_every_mesh(subsets, backbone, sizes, exchange):
     """With explicit negatives and both directions: each device has its own positives before its own negatives."""
-    alone = batches(subsets, setup, one_device())
-    step = step_with_negatives(alone)
-    expected = gradients(setup, one_device(), alone, step, symmetric=True)
+    setup, step, expected = backbone
     mesh = make_mesh(MeshSettings(**sizes))
     source = batches(subsets, setup, mesh)
     assert_same_gradients(gradients(setup, mesh, source, step, symmetric=True, exchange=exchange), expected)
