@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -68,14 +69,22 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A Weights & Biases run, named after the run directory and resumed with it."""
+    """A Weights & Biases run, named after the run directory and the same one after every restart."""
 
     def __init__(self, run_dir: Path) -> None:
         try:
             import wandb
         except ImportError:
             raise BadInputError("writers: 'wandb' needs the package: pip install 'ega-jax[wandb]'") from None
-        self._run = wandb.init(project="ega_jax", name=run_dir.name, dir=str(run_dir), resume="allow")
+        config = run_dir / "config.json"
+        self._run = wandb.init(
+            project="ega_jax",
+            id=_wandb_id(run_dir / "wandb_id"),
+            name=run_dir.name,
+            dir=str(run_dir),
+            config=json.loads(config.read_text()) if config.exists() else None,
+            resume="allow",
+        )
 
     def write(self, step: int, metrics: Metrics) -> None:
         self._run.log(dict(metrics), step=step)
@@ -92,6 +101,15 @@ def make_writers(run_dir: Path, names: Iterable[str], resumed_from: int | None) 
             TensorBoard(run_dir / "tensorboard", resumed_from) if name == "tensorboard" else WeightsAndBiases(run_dir)
         )
     return writers
+
+
+def _wandb_id(file: Path) -> str:
+    """A random one, kept in the run directory."""
+    if not file.exists():
+        temporary = file.with_suffix(".tmp")
+        temporary.write_text(secrets.token_hex(8))
+        os.replace(temporary, file)
+    return file.read_text()
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -2,7 +2,12 @@
 
 import json
 import math
+import sys
+import types
 
+import pytest
+
+from ega_jax.errors import BadInputError
 from ega_jax.training.metrics import JsonLines, make_writers
 
 
@@ -45,3 +50,43 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
         writer.close()
     assert list((tmp_path / "tensorboard").glob("events*"))
     assert lines(tmp_path / "metrics.jsonl") == [{"step": 3, "loss": 0.5}]
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    """What stands for the package; records how it is used."""
+    calls = []
+
+    class Run:
+        def log(self, metrics, step):
+            calls.append(("log", metrics, step))
+
+        def finish(self):
+            calls.append(("finish",))
+
+    def init(**options):
+        calls.append(("init", options))
+        return Run()
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    return calls
+
+
+def test_weights_and_biases_gets_the_same_numbers_and_one_run_for_all_restarts(tmp_path, wandb):
+    (tmp_path / "config.json").write_text('{"steps": 7}')
+    for resumed_from, step in ((None, 3), (3, 4)):
+        for writer in make_writers(tmp_path, ("wandb",), resumed_from):
+            writer.write(step, {"loss": 0.5})
+            writer.close()
+    first, second = (call[1] for call in wandb if call[0] == "init")
+    assert first == second
+    assert (first["name"], first["resume"], first["config"]) == (tmp_path.name, "allow", {"steps": 7})
+    assert len(first["id"]) == 16
+    assert [call[1:] for call in wandb if call[0] == "log"] == [({"loss": 0.5}, 3), ({"loss": 0.5}, 4)]
+    assert [call[0] for call in wandb] == ["init", "log", "finish"] * 2
+
+
+def test_weights_and_biases_that_is_not_installed_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(BadInputError, match="pip install 'ega-jax"):
+        make_writers(tmp_path, ("wandb",), None)
