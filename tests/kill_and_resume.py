@@ -25,12 +25,12 @@ import numpy as np
 
 from ega_jax.training.checkpoint import Checkpoints
 from ega_jax.training.setup import make_setup
+from ega_jax.training.speed import NAMES as TIMINGS
 from ega_jax.training.state import abstract_state_of
 
 from . import micro
 from .colours import write_colours
 
-TIMINGS = ("examples_per_s", "data_wait_share")
 _STRIDE = 10  # steps that a killed process has trained, at most
 EXPERIMENT = Path(__file__).parent / "micro.py"
 

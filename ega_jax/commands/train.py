@@ -43,6 +43,8 @@ class Train:
     """Where everything of the run goes."""
     processes: Processes = dataclasses.field(default_factory=Processes)
     """How several processes become one run; one alone needs nothing."""
+    profile_steps: str | None = None
+    """FIRST:LAST, such as 10:13: a profiler's trace of these steps goes into the run directory's folder `profile`."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -59,13 +61,13 @@ def run(arguments: Sequence[str]) -> int:
         join(chosen.processes)
         require_agreement({"the config": to_json(config), "the number of devices": str(jax.local_device_count())})
         with Watchdog(chosen.processes.stalled_after) as watchdog:
-            return _train(config, chosen.run_dir, watchdog)
+            return _train(config, chosen.run_dir, watchdog, chosen.profile_steps)
     except (DistributedError, TrainingError) as error:
         say(str(error))
         return FAILED
 
 
-def _train(config: TrainConfig, run_dir: Path, watchdog: Watchdog) -> int:
+def _train(config: TrainConfig, run_dir: Path, watchdog: Watchdog, profile_steps: str | None) -> int:
     progress = Progress(silent=jax.process_index() != 0)
     interrupt = Interrupt(
         lambda message: progress.note(
@@ -95,6 +97,7 @@ def _train(config: TrainConfig, run_dir: Path, watchdog: Watchdog) -> int:
         progress=progress,
         interrupt=interrupt,
         watchdog=watchdog,
+        profile_steps=profile_steps,
     )
     if summary.stopped_by:
         say(f"stopped by {summary.stopped_by} after step {summary.steps}; start the same command again to go on")

@@ -54,6 +54,7 @@ class Progress:
                 "hardness/amplification_mean": "amplification",
                 "hardness/violations": "violations",
                 "examples_per_s": "examples/s",
+                "mfu": "MFU",
             }
             return "  ".join(f"{label} {metrics[name]:.4g}" for name, label in shown.items() if name in metrics)
 

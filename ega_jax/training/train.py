@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,8 +27,10 @@ from ega_jax.training.progress import Progress
 from ega_jax.training.roles import learning_rate_factors, role_table, roles_of
 from ega_jax.training.setup import MODEL, Setup, make_setup, write_model_directory
 from ega_jax.training.sharding import batch_devices, local_groups
+from ega_jax.training.speed import StepClock, flops_per_token
 from ega_jax.training.state import abstract_state_of, first_state, restore_state, saved_state
 from ega_jax.training.step import State, to_global, train_step
+from ega_jax.training.trace import Trace
 from ega_jax.training.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def train(
     progress: Progress | None = None,
     interrupt: Interrupt | None = None,
     watchdog: Watchdog | None = None,
+    profile_steps: str | None = None,
 ) -> Summary:
     """Trains, from the last checkpoint in `run_dir` if there is one.
 
@@ -81,12 +82,14 @@ def train(
       progress: shows how far it is.
       interrupt: notes signals, on which the run saves and ends; `validate` may ask it too, and raise its StoppedError.
       watchdog: is told at every step that the run is alive.
+      profile_steps: "FIRST:LAST": these steps are traced into `run_dir/profile`.
 
     Raises:
       BadInputError: the data, the config or the run directory is at fault; says which and what to do.
       TrainingError: the loss, the gradient or the update is not finite; names the step, its rows and the likely module.
     """
     progress, interrupt, watchdog = progress or Progress(), interrupt or Interrupt(), watchdog or Watchdog()
+    trace = Trace(profile_steps, run_dir / "profile", progress.note)
     if config.data.max_rows_per_subset is not None:
         subsets = [
             subset.take(sample_rows(len(subset), config.data.max_rows_per_subset, config.seed, subset.info.name))
@@ -148,14 +151,21 @@ def train(
     logged: dict[str, float] = {}
     skipped = 0
     watch = FiniteWatch(config.optimizer, batches, run_dir / "non_finite.jsonl", progress.note)
-    rate = Rate(done)
+    clock = StepClock(
+        run_dir,
+        resumed=resumed_from is not None,
+        batch_size=config.data.batch_size,
+        flops_per_token=flops_per_token(state),
+    )
+    programs: set[tuple] = set()
+    before = None
 
     def validated(state: State) -> tuple[float | None, str | None]:
         """The validation score of these weights, or None and the signal that came in between."""
         assert validate is not None
         watchdog.alive(f"validating after step {done}")
         try:
-            with progress.pause("validating"), rate.paused():
+            with progress.pause("validating"), clock.paused():
                 scores = validate(setup, {**state["trained"], **state["frozen"]})
         except StoppedError as stopped:
             return None, str(stopped)
@@ -164,10 +174,12 @@ def train(
 
     def save(state: State, score: float | None) -> None:
         watchdog.alive(f"saving after step {done}")
-        with rate.paused():
+        with clock.paused():
             checkpoints.save(done, saved_state(config, state), score)
+        if jax.process_index() == 0:
+            clock.save()
 
-    with interrupt, checkpoints, progress.steps(done, len(batches)) as advance:
+    with interrupt, checkpoints, trace, progress.steps(done, len(batches)) as advance:
         stopped_by = interrupt.requested()
         validating = validate is not None and due(done, config.validation.every, done == len(batches))
         if resumed_from is not None and validating and not checkpoints.scored(done) and stopped_by is None:
@@ -176,24 +188,39 @@ def train(
             if score is not None:
                 save(state, score)
         while done < len(batches) and stopped_by is None:
-            watchdog.alive(f"in step {done + 1}")
-            with rate.waiting():
+            watchdog.alive(f"waiting for the batch of step {done + 1}")
+            with clock.spent("data"):
                 batch = next(iterator)
-            state, metrics = update(state, to_global(batch, mesh))
             done += 1
+            program = tuple(leaf.shape for leaf in jax.tree.leaves(batch))
+            new = program not in programs
+            programs.add(program)
+            watchdog.alive(f"compiling step {done}" if new else f"in step {done}")
+            trace.before(done)
+            with (
+                clock.paused() if new else clock.spent("host"),
+                jax.profiler.StepTraceAnnotation("step", step_num=done),
+            ):
+                state, metrics = update(state, to_global(batch, mesh))
+            watchdog.alive(f"in step {done}")
+            # One step runs while the next is prepared, and no more: batches on the device are memory.
+            with clock.spent("device"):
+                jax.block_until_ready(before)
+            before = metrics["loss"]
+            trace.after(done, before)
+            clock.stepped(batch)
             watch.add(done, metrics)
             last = done == len(batches)
             logging = due(done, config.log_every, last)
             validating = validate is not None and due(done, config.validation.every, last)
             if logging or validating:
-                skipped += watch.look()
+                with clock.spent("device"):
+                    skipped += watch.look()
             if logging:
                 values = {name: float(value) for name, value in metrics.items() if not name.startswith(PREFIX)}
                 values["skipped_steps"] = skipped
                 skipped = 0
-                steps_per_s, wait = rate.since(done)
-                speed = {"examples_per_s": steps_per_s * config.data.batch_size, "data_wait_share": wait}
-                logged = {**values, "lr": float(learning_rate(done - 1)), **speed}
+                logged = {**values, "lr": float(learning_rate(done - 1)), **clock.line()}
                 write(writers, done, logged)
             score = None
             if validating:
@@ -258,35 +285,6 @@ def due(step: int, every: int | None, last: bool) -> bool:
 def write(writers: Sequence[Any], step: int, metrics: Mapping[str, float]) -> None:
     for writer in writers:
         writer.write(step, metrics)
-
-
-class Rate:
-    """Steps a second, without the pauses for validation and saving, and the share of the time that data took."""
-
-    def __init__(self, step: int) -> None:
-        self._step, self._time, self._paused, self._waited = step, time.perf_counter(), 0.0, 0.0
-
-    def since(self, step: int) -> tuple[float, float]:
-        """Steps a second since the last call, and the share of that time in which the loop waited for a batch."""
-        now = time.perf_counter()
-        seconds = max(now - self._time - self._paused, 1e-9)
-        rate, wait = (step - self._step) / seconds, self._waited / seconds
-        self._step, self._time, self._paused, self._waited = step, now, 0.0, 0.0
-        return rate, wait
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """The time within was spent waiting for data."""
-        began = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - began
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """The time within does not count."""
-        began = time.perf_counter()
-        yield
-        self._paused += time.perf_counter() - began
 
 
 def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:

@@ -96,6 +96,17 @@ def test_two_processes_train_as_one_and_each_goes_on_where_the_other_stopped(pla
     assert_close(metrics(place, "moved"), metrics(place, "alone"))
 
 
+def test_one_that_is_killed_outright_ends_the_other_with_an_error(place):
+    started = start(place, "killed", processes=2, devices=1)
+    wait_for_step(place / "killed", 1, started)
+    started[0].kill()
+    codes, logs = finish(place, "killed", started, timeout=120)
+    assert codes[0] == -signal.SIGKILL
+    assert codes[1] not in (0, 75), logs
+    assert "Gloo all-reduce failed" in logs or "another task died" in logs
+    assert "ega_jax/training/train.py" in logs, "a stack shows where it stood"
+
+
 def wait_for_step(run_dir: Path, step: int, started):
     until = time.monotonic() + 300
     while time.monotonic() < until and all(process.poll() is None for process in started):

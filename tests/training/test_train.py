@@ -88,7 +88,10 @@ def test_killed_without_warning_it_loses_nothing(tmp_path):
 
 
 def test_another_experiment_is_not_trained_into_the_same_directory(subsets, tmp_path):
-    train(dataclasses.replace(config, steps=2), tmp_path / "run", subsets)
+    with pytest.raises(BadInputError, match="give FIRST:LAST"):
+        train(dataclasses.replace(config, steps=2), tmp_path / "run", subsets, profile_steps="3:2")
+    train(dataclasses.replace(config, steps=2), tmp_path / "run", subsets, profile_steps="2:9")
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb")), "traced up to the end of the run"
     other = dataclasses.replace(config, steps=2, loss=dataclasses.replace(config.loss, beta=3.0))
     with pytest.raises(BadInputError, match=r"holds another experiment: loss\.beta was 1\.0 and is now 3\.0"):
         train(other, tmp_path / "run", subsets)
