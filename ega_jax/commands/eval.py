@@ -181,6 +181,7 @@ def _score(
     from ega_jax.evaluation import evaluate
     from ega_jax.evaluation.cached_encoder import CachedEncoder
     from ega_jax.evaluation.content import subset_fingerprint
+    from ega_jax.evaluation.environment import environment
     from ega_jax.evaluation.resampling import with_intervals
     from ega_jax.evaluation.vector_cache import VectorCache
     from ega_jax.training.progress import Progress
@@ -205,7 +206,7 @@ def _score(
         return results
     items = [subset_fingerprint(subset) for subset in subsets]
     named = [dataclasses.replace(found, items=name) for found, name in zip(results.subsets, items, strict=True)]
-    return with_intervals(dataclasses.replace(results, subsets=tuple(named)))
+    return with_intervals(dataclasses.replace(results, subsets=tuple(named), environment=environment()))
 
 
 class _Told:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import TYPE_CHECKING
 
 from ega_jax.evaluation.anchors import ANCHORS, CAVEATS
@@ -60,6 +61,22 @@ def latex_anchors(runs: Mapping[str, Results]) -> str:
             r"\end{table}",
             "",
         ]
+    )
+
+
+def html_anchors(runs: Mapping[str, Results]) -> str:
+    """Returns the same as an HTML table and a list."""
+    notes = _Footnotes(runs)
+    head = "".join(f"<th>{title}</th>" for title in ("Model", *TITLES))
+    rows = []
+    for name, cells, marks in _rows(runs, notes):
+        shown = f"<b>{escape(name)}</b>" if name in runs else escape(name)
+        sign = f" <sup>{', '.join(marks)}</sup>" if marks else ""
+        rows.append(f"<tr><th>{shown}{sign}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
+    texts = "".join(f"<li>{f'{mark}: ' if mark else ''}{escape(text)}</li>" for mark, text in notes.texts())
+    return (
+        f'<div class="panel scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        f"<p>{escape(LEGEND)}</p><ul>{texts}</ul>"
     )
 
 

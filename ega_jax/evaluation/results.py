@@ -20,10 +20,12 @@ Schema of `<name>.json`, version 2:
                   "intervals": {"hit@1": [0.774, 0.824], ...},  (of each metric)
                   "items": "5d41..."}, ...],  (equal names, equal queries and candidates)
      "confidence": {"level": 0.95, "resamples": 2000, "seed": 0},  (how intervals were made)
+     "environment": {"ega_jax": "0.1.0", "jax": "0.10.2", "devices": "8 x TPU v5p", ...},  (what it ran on)
      "means": {"all": {"subsets": 36, "chance": 0.1, "hit@1": 0.7, (and so on, as for a subset)},
                "in": ..., "out": ..., "classification": ..., "vqa": ..., "macro": ...}}
 
-Version 1 had no "short", "intervals", "items" and "confidence"; it is still read. Shares are in [0, 1]. A mean
+Version 1 had no "short", "intervals", "items" and "confidence"; it is still read. "environment"
+may be absent. Shares are in [0, 1]. A mean
 that would be over no subset is absent. Means are plain: every subset counts alike, whatever its number of
 queries. "all" is MMEB's overall score; "macro" is the mean of the meta-task means, which some papers report
 under the same word; the two differ.
@@ -150,6 +152,7 @@ class Results:
       dimensions: width of the vectors that were compared; None where it is not known.
       short: subsets that were evaluated but are smaller than the suite's, and what they lack.
       confidence: how intervals were made; None where there are none.
+      environment: versions and devices of the evaluation; empty where they are not known.
     """
 
     subsets: tuple[SubsetResult, ...]
@@ -160,6 +163,7 @@ class Results:
     dimensions: int | None = None
     short: dict[str, str] = dataclasses.field(default_factory=dict)
     confidence: Confidence | None = None
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -189,6 +193,7 @@ class Results:
                 for subset in self.subsets
             ],
             **({"confidence": dataclasses.asdict(self.confidence)} if self.confidence else {}),
+            **({"environment": self.environment} if self.environment else {}),
             "means": {name: {"subsets": mean.subsets, **mean.scores._to_dict()} for name, mean in self.means.items()},
         }
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -236,9 +241,19 @@ class Results:
             dimensions = int(document["dimensions"]) if "dimensions" in document else None
             short = {str(name): str(what) for name, what in document.get("short", {}).items()}
             confidence = Confidence(**document["confidence"]) if "confidence" in document else None
+            environment = {str(name): str(what) for name, what in document.get("environment", {}).items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadInputError(f"{source}: damaged results ({type(error).__name__}: {error})") from None
-        return Results(subsets, means, suite, missing, dimensions=dimensions, short=short, confidence=confidence)
+        return Results(
+            subsets,
+            means,
+            suite,
+            missing,
+            dimensions=dimensions,
+            short=short,
+            confidence=confidence,
+            environment=environment,
+        )
 
     def save(self, directory: Path | str, name: str = "results") -> Path:
         """Writes `<name>.json`, and `<name>_details.jsonl` where there are details; returns the former.

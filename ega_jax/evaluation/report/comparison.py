@@ -11,7 +11,7 @@ from ega_jax.errors import BadInputError
 from ega_jax.evaluation.report.axes import number, short_percent, times
 from ega_jax.evaluation.report.charts import Distribution, Line, histograms, line_chart
 from ega_jax.evaluation.report.curves import curves, grid
-from ega_jax.evaluation.report.page import flattened, html_page, section
+from ega_jax.evaluation.report.page import environments, flattened, html_page, section
 from ega_jax.evaluation.report.run_files import read_run
 from ega_jax.evaluation.tables import MEAN_TITLES, META_TASK_TITLES
 from ega_jax.files import write_whole
@@ -61,6 +61,7 @@ def _page(runs: Sequence[RunFiles]) -> str:
         section("Queries that one answers and the other does not", _answers(runs), _ANSWERS_LEAD),
         section("Training", _training(runs)),
         section("Similarities of the test queries", _similarities(runs)),
+        section("Environment of the evaluations", environments(runs)),
     ]
     return html_page(
         " · ".join(run.name for run in runs), f'<span class="legend">{keys}</span>', banner + "".join(parts)
@@ -166,6 +167,7 @@ _CURVES: tuple[tuple[str, str, Callable[[float, int], str], float | None], ...] 
     ("eval/score", "Validation, mean hit@1", short_percent, 0.0),
     ("loss", "Loss (InfoNCE), nats", number, None),
     ("hardness/amplification_mean", "Amplification of the hardest negative, mean", times, 1.0),
+    ("hardness/amplification_p90", "Amplification of the hardest negative, 90th percentile", times, 1.0),
     ("hardness/violations", "Queries whose hardest negative beats the positive", short_percent, 0.0),
     ("hardness/positive_similarity", "Similarity of positives in the batch", number, None),
     ("hardness/hardest_negative_similarity", "Similarity of the hardest negatives in the batch", number, None),

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ega_jax import __version__
+from ega_jax.evaluation.anchor_tables import html_anchors
 from ega_jax.evaluation.report import sections
 from ega_jax.evaluation.report.gallery import gallery
 from ega_jax.evaluation.report.run_files import read_run
 from ega_jax.files import write_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ega_jax.evaluation.report.run_files import RunFiles
 
 
@@ -44,12 +47,14 @@ def _page(run: RunFiles) -> str:
     parts = [
         sections.headline(run),
         section("Scores by subset", sections.scores(run)),
+        section("Beside published scores", _published(run), _PUBLISHED_LEAD),
         section("Similarities of the test queries", sections.similarities(run), _SIMILARITIES_LEAD),
         section("Hardness during training", sections.hardness(run), _HARDNESS_LEAD),
         section("Training", sections.training(run)),
         section("What the model retrieves", pictures, _GALLERY_LEAD),
         section("All numbers", sections.table(run)),
         section("Settings", _settings(run.config)),
+        section("Environment of the evaluation", environments([run])),
     ]
     notes = "".join(f"<li>{escape(note)}</li>" for note in run.notes)
     banner = f'<aside class="notes"><b>This report is partial.</b><ul>{notes}</ul></aside>' if notes else ""
@@ -82,6 +87,27 @@ def section(title: str, body: str, lead: str = "") -> str:
     return f"<section><h2>{title}</h2>{paragraph}{body}</section>"
 
 
+def _published(run: RunFiles) -> str:
+    """Anchors, for they are of MMEB alone."""
+    return html_anchors({run.name: run.results}) if run.results and run.results.suite == "mmeb" else ""
+
+
+def environments(runs: Sequence[RunFiles]) -> str:
+    """Versions and devices, a column a run; nothing where no run knows them."""
+    known = [run.results.environment if run.results else {} for run in runs]
+    names = list(dict.fromkeys(name for one in known for name in one))
+    if not names:
+        return ""
+    head = "".join(f"<th>{escape(run.name)}</th>" for run in runs)
+    rows = "".join(
+        f"<tr><th>{escape(name)}</th>" + "".join(f"<td>{escape(one.get(name, '–'))}</td>" for one in known) + "</tr>"
+        for name in names
+    )
+    return (
+        f'<div class="panel scroll"><table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    )
+
+
 def _settings(config: dict[str, Any]) -> str:
     if not config:
         return ""
@@ -100,6 +126,7 @@ def flattened(config: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]
     return rows
 
 
+_PUBLISHED_LEAD = "Of single datasets hardly anything is published; these are means over them."
 _GALLERY_LEAD = (
     "The first five candidates of each query, best first, with their cosine similarity. The queries stand at even "
     "distances among those answered right and those answered wrong: they are not picked by hand, and how many of "

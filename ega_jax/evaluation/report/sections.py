@@ -158,12 +158,22 @@ def hardness(run: RunFiles) -> str:
         alt = "mean and largest amplification of the hardest negative over training"
         chart = line_chart(lines, alt=alt, form=times, least=1.0, logarithmic=True)
         charts.append(f"<h3>Amplification of the hardest negative</h3>{chart}")
+    if lines := _spread(run, [("amplification", "", "accent")]):
+        chart = line_chart(lines, alt="percentiles of the amplification over training", form=times, least=1.0)
+        charts.append(f"<h3>Its spread: 10th, 50th and 90th percentile of the batch</h3>{chart}")
     positive = run.metrics.get("hardness/positive_similarity")
     negative = run.metrics.get("hardness/hardest_negative_similarity")
     if positive or negative:
         lines = curves([("hardest negative", "negative", negative), ("positive", "positive", positive)])
         chart = line_chart(lines, alt="mean similarity of positives and hardest negatives over training")
         charts.append(f"<h3>Cosine similarity in the batch</h3>{chart}")
+    both = [
+        ("hardest_negative_similarity", "hardest negative", "negative"),
+        ("positive_similarity", "positive", "positive"),
+    ]
+    if lines := _spread(run, both):
+        chart = line_chart(lines, alt="percentiles of both similarities over training")
+        charts.append(f"<h3>Their spread: 10th, 50th and 90th percentile of the batch</h3>{chart}")
     if violations := run.metrics.get("hardness/violations"):
         lines = curves([("", "negative", violations)])
         alt = "share of training queries whose hardest negative beats the positive"
@@ -173,6 +183,18 @@ def hardness(run: RunFiles) -> str:
         chart = line_chart(curves([("", "accent", effective)]), alt="effective number of negatives", least=0.0)
         charts.append(f"<h3>Negatives that share the push (effective number)</h3>{chart}")
     return grid(charts)
+
+
+def _spread(run: RunFiles, named: Sequence[tuple[str, str, str]]) -> list[Line]:
+    """Smoothed percentiles of metrics: the median solid, the outer two dashed. None of a run that did not log them."""
+    lines = []
+    for metric, label, colour in named:
+        for percentile, dashes in ((10, "2 3"), (90, "7 4"), (50, "")):
+            series = run.metrics.get(f"hardness/{metric}_p{percentile}")
+            title = f"{label}, {percentile}th".removeprefix(", ")
+            smooth = [line for line in curves([(title, colour, series)]) if not line.faint]
+            lines += [dataclasses.replace(line, dashes=dashes) for line in smooth]
+    return lines
 
 
 def training(run: RunFiles) -> str:

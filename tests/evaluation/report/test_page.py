@@ -13,8 +13,9 @@ from PIL import Image
 
 from ega_jax.data.records import IMAGE_TOKEN, EvalSubset, Side, SubsetInfo
 from ega_jax.errors import BadInputError
-from ega_jax.evaluation import evaluate
+from ega_jax.evaluation import Results, evaluate
 from ega_jax.evaluation.report import gallery, write_report
+from ega_jax.training.step import PERCENTILES
 
 from ..synthetic_subsets import TableEncoder, random_subset, unit_rows
 
@@ -58,6 +59,8 @@ def write_metrics(run, steps=100):
         for name in ("amplification_mean", "amplification_max", "violations", "positive_similarity"):
             entry[f"hardness/{name}"] = 1.0 + 1.0 / step
         entry["hardness/hardest_negative_similarity"] = 0.5
+        for name in ("amplification", "positive_similarity", "hardest_negative_similarity"):
+            entry |= {f"hardness/{name}_p{percentile}": 1.0 + percentile / 100 for percentile in PERCENTILES}
         if step % 50 == 0:
             entry |= {"eval/score": 0.5, f"eval/{HOSTILE}": 0.4}
         lines.append(json.dumps(entry))
@@ -121,7 +124,7 @@ def test_a_finished_run_has_every_section(run):
         "Settings",
     ]
     assert "This report is partial" not in text
-    assert text.count("<svg") == 2 + 3 + 5
+    assert text.count("<svg") == 2 + 5 + 5
     assert text.count("<title>") == 1 + text.count("<svg")  # each chart says what it shows
     assert "EGA loss" in text
     assert "100 steps of 8 pairs" in text
@@ -274,7 +277,22 @@ def test_a_partial_suite_is_labelled(tmp_path):
     results.save(tmp_path)
     assert "Partial: 1 of 36 subsets of mmeb" in write_report(tmp_path).read_text()
     dataclasses.replace(results, missing=()).save(tmp_path)
+    anchors = re.search(r"<h2>Beside published scores</h2>(.*?)</section>", write_report(tmp_path).read_text())[1]
+    assert "UniME, LLaVA-1.6" in anchors
+    assert "ranks it last" in anchors
     assert "of 36 subsets" not in write_report(tmp_path).read_text()
+
+
+def test_the_environment_is_that_of_the_results(run):
+    assert "Environment" not in write_report(run).read_text()
+    known = dataclasses.replace(
+        Results.load(run / "results.json"), environment={"jax": "1.2.3", "devices": "8 x <TPU>"}
+    )
+    known.save(run)
+    assert Results.load(run / "results.json").environment == known.environment
+    shown = re.search(r"<h2>Environment of the evaluation</h2>(.*?)</section>", write_report(run).read_text())[1]
+    assert "<td>1.2.3</td>" in shown
+    assert "8 x &lt;TPU&gt;" in shown
 
 
 def test_no_run_no_report(tmp_path):
