@@ -45,10 +45,11 @@ field() { scontrol show job "$job" | grep -oP "\b$1=\K\S+"; }
 # The trainer that is task $1 of the job.
 pid_of_task() {
   local process
-  for process in $(pgrep -f "train configs/glyphs.py --run-dir $run"); do
-    if tr '\0' '\n' <"/proc/$process/environ" 2>/dev/null | grep -qx "SLURM_PROCID=$1" &&
-      [[ "$(cat "/proc/$process/comm")" != slurmstepd ]]; then
-      echo "$process"
+  for process in /proc/[0-9]*; do
+    # The launcher's own processes name the run too, but are not Python.
+    if tr '\0' ' ' <"$process/cmdline" 2>/dev/null | grep -q "^[^ ]*python.* train .*--run-dir $run " &&
+      tr '\0' '\n' <"$process/environ" 2>/dev/null | grep -qx "SLURM_PROCID=$1"; then
+      basename "$process"
       return
     fi
   done
