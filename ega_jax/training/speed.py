@@ -94,6 +94,18 @@ class StepClock:
         self._spent[part] += time.perf_counter() - began
 
     @contextlib.contextmanager
+    def waiting_for_data(self, while_running: Any) -> Iterator[None]:
+        """The time within went to waiting for a batch, or to the device if it had a step to run all the while.
+
+        Args:
+          while_running: a result of the last step that was dispatched, or None.
+        """
+        began = time.perf_counter()
+        yield
+        part: _Part = "data" if while_running is None or while_running.is_ready() else "device"
+        self._spent[part] += time.perf_counter() - began
+
+    @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """The time within trained nothing: compiling, validating, saving."""
         began = time.perf_counter()

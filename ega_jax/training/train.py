@@ -189,7 +189,7 @@ def train(
                 save(state, score)
         while done < len(batches) and stopped_by is None:
             watchdog.alive(f"waiting for the batch of step {done + 1}")
-            with clock.spent("data"):
+            with clock.waiting_for_data(while_running=before):
                 batch = next(iterator)
             done += 1
             program = tuple(leaf.shape for leaf in jax.tree.leaves(batch))

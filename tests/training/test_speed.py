@@ -1,5 +1,7 @@
 """The time of a run is divided as it was spent, and restarts lose what they did again."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -39,6 +41,19 @@ def train(clock, now, steps):
                 now.seconds += seconds
         now.seconds += 1
         clock.stepped(BATCH)
+
+
+@pytest.mark.parametrize(("ready", "part"), [(None, "data_wait"), (True, "data_wait"), (False, "device_wait")])
+def test_waiting_beside_a_running_step_is_not_the_data_s_fault(tmp_path, now, ready, part):
+    one = clock(tmp_path, resumed=False)
+    result = None if ready is None else SimpleNamespace(is_ready=lambda: ready)
+    with one.waiting_for_data(while_running=result):
+        now.seconds += 4
+    now.seconds += 6
+    line = one.line()
+    assert {name: line[f"{name}_share"] for name in ("data_wait", "host", "device_wait")} == pytest.approx(
+        {"data_wait": 0, "host": 0, "device_wait": 0} | {part: 0.4}
+    )
 
 
 def test_shares_and_rates_leave_pauses_out(tmp_path, now, monkeypatch):
