@@ -15,6 +15,7 @@ import time
 from types import TracebackType
 
 _FAILED = 1
+_STDERR = 2  # the file itself: a notebook's `sys.stderr` is none
 
 
 class Watchdog:
@@ -48,7 +49,7 @@ class Watchdog:
                 self._until = time.monotonic() + self._seconds
 
     def __enter__(self) -> Watchdog:
-        faulthandler.enable()  # JAX aborts the process when its heartbeats find another one dead: stacks then too
+        faulthandler.enable(_STDERR)  # JAX aborts the process when heartbeats find another one dead: stacks then too
         self._thread.start()
         return self
 
@@ -76,5 +77,5 @@ class Watchdog:
             file=sys.stderr,
             flush=True,
         )
-        faulthandler.dump_traceback(all_threads=True)
+        faulthandler.dump_traceback(_STDERR, all_threads=True)
         os._exit(_FAILED)  # not sys.exit: the main thread would never see it
