@@ -35,6 +35,7 @@ COMMANDS = {
     "compare": ("RUN RUN", "test whether the second scores higher, query by query"),
     "convert": ("from-hf DIR OUT | to-hf RUN OUT | verify DIR FILE", "published weights in and out"),
     "data": ("prepare SRC OUT | verify DIR | show DIR", "write data once for fast reading, check it, look at it"),
+    "plan": ("CONFIG --topology v5p:4x4x4 [...]", "what a step takes on hardware that is not there"),
     "report": ("RUN [RUN ...]", "write report.html again"),
 }
 """Name -> (usage, what it does); `ega_jax.commands.NAME.run` carries it out."""

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ega_jax.losses import collectives
+from ega_jax.platforms import target_platform
 
 Tree = TypeVar("Tree")
 
@@ -28,7 +29,7 @@ def count_blocks(num_rows: int, num_columns: int, block_size: int | None, max_ro
         row_bytes = 4 * num_columns
         if num_rows * row_bytes <= _DENSE_BYTES:
             return 1
-        platform = jax.default_backend()
+        platform = target_platform()
         block_size = max(_BLOCK_BYTES // row_bytes, _MIN_ROWS.get(platform, _MIN_ROWS_ON_ACCELERATORS))
         if platform == "cpu" and max_rows_on_cpus is not None:
             block_size = min(block_size, max_rows_on_cpus)

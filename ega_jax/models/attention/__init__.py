@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import jax
-
 from ega_jax.models.attention.chunked import chunked_attention
 from ega_jax.models.attention.cudnn import cudnn_attention, fits_cudnn
 from ega_jax.models.attention.splash import splash_attention
 from ega_jax.models.attention.xla import xla_attention
+from ega_jax.platforms import target_platform
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
@@ -63,7 +62,7 @@ def attention(
     if segment_ids is not None and not q.shape[:2] == k.shape[:2] == segment_ids.shape:
         raise ValueError(f"segment_ids {segment_ids.shape} are not those of {q.shape[:2]} queries, {k.shape[:2]} keys")
     if implementation == "auto":
-        implementation = _choose(jax.default_backend(), q, k.shape[1], packed=segment_ids is not None)
+        implementation = _choose(target_platform(), q, k.shape[1], packed=segment_ids is not None)
     if implementation not in _BACKENDS:
         raise ValueError(f"unknown attention implementation {implementation!r}; known: {', '.join(IMPLEMENTATIONS)}")
     if q.size == 0:  # the tiles of a batch of texts; kernels do not take empty arrays
