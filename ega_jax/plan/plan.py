@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 
+from ega_jax.errors import BadInputError
 from ega_jax.plan.costs import Costs, costs_of
 from ega_jax.plan.hlo import parse
 from ega_jax.plan.step import local_bytes, lower_step
@@ -90,10 +91,12 @@ def make_plan(config: TrainConfig, topology: Topology, query: Bucket, target: Bu
             why = f"does not fit ({said[0].rstrip('. ') if said else 'the compiler ran out of memory'})"
             return dataclasses.replace(plan, fits=False, verdict=f"{why}: {_advice(plan, chip.memory)}")
         seconds = time.perf_counter() - start
-    memory = compiled.memory_analysis()
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    if memory is None or text is None:
+        raise BadInputError(f"{topology.name}: its compiler tells nothing of the program")
     position = {device: place for place, device in enumerate(topology.devices)}
     islands = [position[device] // topology.per_island for device in mesh.devices.flat]
-    costs = costs_of(parse(compiled.as_text()), islands)
+    costs = costs_of(parse(text), islands)
     peak = memory.peak_memory_in_bytes
     fits = peak <= chip.memory if chip.memory else None
     verdict = {
@@ -119,7 +122,7 @@ def make_plan(config: TrainConfig, topology: Topology, query: Bucket, target: Bu
     )
 
 
-def _times(costs: Costs, topology: Topology, model_flops: float) -> dict[str, object]:
+def _times(costs: Costs, topology: Topology, model_flops: float) -> dict[str, Any]:
     chip, peak = topology.chip, peak_flops(topology.chip.kind)
     if peak is None:
         return {}

@@ -56,7 +56,7 @@ def abstract_batch(
     def side(bucket: Bucket) -> dict[str, jax.ShapeDtypeStruct]:
         each = rows // groups
         one = layout.collate([], groups=1, rows=each, length=bucket.tokens, units=each * bucket.units)
-        arrays = {name: ((groups, *x.shape[1:]), x.dtype) for name, x in one.items()}
+        arrays: dict[str, Any] = {name: ((groups, *x.shape[1:]), x.dtype) for name, x in one.items()}
         arrays["input_ids"] = ((groups, each, bucket.tokens), jnp.int32)
         arrays["attention_mask"] = ((groups, each, bucket.tokens), bool)
         return {
