@@ -53,6 +53,8 @@ def run(arguments: Sequence[str]) -> int:
     chosen = tyro.cli(PlanOptions, args=rest, default=default, prog="ega-jax plan CONFIG")
     # A compiler's plug-in would look for its hardware, which need not be there.
     jax.config.update("jax_platforms", "cpu")
+    # Nor can what is compiled without it be kept.
+    jax.config.update("jax_enable_compilation_cache", False)
 
     from ega_jax.data.buckets import Bucket
     from ega_jax.plan.plan import make_plan

@@ -13,7 +13,7 @@ from jax.experimental import topologies
 
 from ega_jax.errors import BadInputError
 
-# XLA compiles for a GPU by this description (stream_executor.GpuTargetConfigProto), from NVIDIA's data sheet.
+# XLA compiles for a GPU by its own kind of description of one (stream_executor.GpuTargetConfigProto).
 _H200 = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
