@@ -160,7 +160,7 @@ def hardness(run: RunFiles) -> str:
         charts.append(f"<h3>Amplification of the hardest negative</h3>{chart}")
     if lines := _spread(run, [("amplification", "", "accent")]):
         chart = line_chart(lines, alt="percentiles of the amplification over training", form=times, least=1.0)
-        charts.append(f"<h3>Its spread: 10th, 50th and 90th percentile of the batch</h3>{chart}")
+        charts.append(f"<h3>Its spread: median, 10th (dotted) and 90th percentile (dashed)</h3>{chart}")
     positive = run.metrics.get("hardness/positive_similarity")
     negative = run.metrics.get("hardness/hardest_negative_similarity")
     if positive or negative:
@@ -173,7 +173,7 @@ def hardness(run: RunFiles) -> str:
     ]
     if lines := _spread(run, both):
         chart = line_chart(lines, alt="percentiles of both similarities over training")
-        charts.append(f"<h3>Their spread: 10th, 50th and 90th percentile of the batch</h3>{chart}")
+        charts.append(f"<h3>Their spread: median, 10th (dotted) and 90th percentile (dashed)</h3>{chart}")
     if violations := run.metrics.get("hardness/violations"):
         lines = curves([("", "negative", violations)])
         alt = "share of training queries whose hardest negative beats the positive"
@@ -191,8 +191,8 @@ def _spread(run: RunFiles, named: Sequence[tuple[str, str, str]]) -> list[Line]:
     for metric, label, colour in named:
         for percentile, dashes in ((10, "2 3"), (90, "7 4"), (50, "")):
             series = run.metrics.get(f"hardness/{metric}_p{percentile}")
-            title = f"{label}, {percentile}th".removeprefix(", ")
-            smooth = [line for line in curves([(title, colour, series)]) if not line.faint]
+            shown = label if percentile == 50 else ""
+            smooth = [line for line in curves([(shown, colour, series)]) if not line.faint]
             lines += [dataclasses.replace(line, dashes=dashes) for line in smooth]
     return lines
 
