@@ -112,9 +112,9 @@ def published(graphdef, state):
         return load_file(Path(directory) / "model.safetensors")
 
 
-def randomize(reference):
+def randomize(reference, seed=1):
     """Fills a torch model so that its every parameter, norms and biases too, matters."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in reference.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)

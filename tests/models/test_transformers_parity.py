@@ -1,5 +1,7 @@
 """Fresh random models, small and awkward, against transformers on torch, forward and backward."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -70,20 +72,20 @@ ROWS = {  # (height, width) of each row's pictures
 CASES = {"right": REMAINDER_AND_GROUPS, "left": DEEP_AND_WIDE}
 
 
-def random_reference(config):
+def random_reference(config, seed):
     """A torch model whose every parameter, norms and biases too, matters."""
     hf = config.to_hf()
     model = transformers.LlavaOnevisionForConditionalGeneration(
         transformers.LlavaOnevisionConfig(**{k: v for k, v in hf.items() if k != "architectures"})
     ).eval()
-    golden.randomize(model)
+    golden.randomize(model, seed)
     model.set_attn_implementation("eager")
     return model
 
 
-def batch(config, rows, side):
+def batch(config, rows, side, seed):
     """Inputs of both: texts of very different lengths around the pictures' tokens, padded on one side."""
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seed)
     sources = [anyres.token_sources(row, config.image) for row in rows]
     words = [
         rng.choice(
@@ -132,34 +134,41 @@ def batch(config, rows, side):
 
 @pytest.mark.parametrize("side", CASES)
 def test_forward_and_gradients_equal_torch(side, tmp_path):
-    config = CASES[side]
-    reference = random_reference(config)
-    reference.save_pretrained(tmp_path)
-    ours, theirs = batch(config, ROWS[side], side)
-    assert ours["input_ids"].shape[1] >= 250
-    direction = np.random.default_rng(5).normal(size=(4, config.text.hidden_size)).astype(np.float32)
+    config, program = CASES[side], None
+    for seed in (1, 2, 3):
+        reference = random_reference(config, seed)
+        reference.save_pretrained(tmp_path / str(seed))
+        ours, theirs = batch(config, ROWS[side], side, seed)
+        assert ours["input_ids"].shape[1] >= 250
+        direction = np.random.default_rng(5 + seed).normal(size=(4, config.text.hidden_size)).astype(np.float32)
+        model = ega_jax.models.load(tmp_path / str(seed))
+        assert model.config == config
+        graphdef, state = nnx.split(model)
+        program = program or jax.jit(functools.partial(hidden_embeddings_and_gradients, graphdef))
 
+        (hidden, embeddings), gradients = program(state, ours, direction)
+        expected_hidden, expected_embeddings, expected = of_reference(reference, ours, theirs, direction)
+        mask = ours["attention_mask"]
+        np.testing.assert_allclose(hidden[mask], expected_hidden[mask], **golden.FEATURES)
+        np.testing.assert_allclose(embeddings, expected_embeddings, **golden.EMBEDDINGS)
+        golden.assert_gradients_close(golden.published(graphdef, gradients), expected)
+
+
+def hidden_embeddings_and_gradients(graphdef, state, inputs, direction):
+    def loss(state):
+        model = nnx.merge(graphdef, state)
+        embeddings = model.embed(inputs)
+        return (embeddings * direction).sum(), (model.hidden_states(inputs), embeddings)
+
+    gradients, found = jax.grad(loss, has_aux=True)(state)
+    return found, gradients
+
+
+def of_reference(reference, ours, theirs, direction):
+    """The same in torch; gradients by our names."""
     hidden = reference.model(**theirs).last_hidden_state
-    mask = ours["attention_mask"]
-    last = torch.tensor([np.flatnonzero(row)[-1] for row in mask])
+    last = torch.tensor([np.flatnonzero(row)[-1] for row in ours["attention_mask"]])
     embeddings = torch.nn.functional.normalize(hidden[torch.arange(4), last], dim=-1)
     (embeddings * torch.tensor(direction)).sum().backward()
-    expected = {NAMES.canonical(k): p.grad.numpy() for k, p in reference.named_parameters() if p.grad is not None}
-
-    model = ega_jax.models.load(tmp_path)
-    assert model.config == config
-    graphdef, state = nnx.split(model)
-
-    @jax.jit
-    def run(state):
-        def loss(state):
-            model = nnx.merge(graphdef, state)
-            embeddings = model.embed(ours)
-            return (embeddings * direction).sum(), (model.hidden_states(ours), embeddings)
-
-        return jax.grad(loss, has_aux=True)(state)
-
-    gradients, (our_hidden, our_embeddings) = run(state)
-    np.testing.assert_allclose(our_hidden[mask], hidden.detach().numpy()[mask], **golden.FEATURES)
-    np.testing.assert_allclose(our_embeddings, embeddings.detach(), **golden.EMBEDDINGS)
-    golden.assert_gradients_close(golden.published(graphdef, gradients), expected)
+    gradients = {NAMES.canonical(k): p.grad.numpy() for k, p in reference.named_parameters() if p.grad is not None}
+    return hidden.detach().numpy(), embeddings.detach().numpy(), gradients
