@@ -77,8 +77,13 @@ def test_training_stops_and_goes_on_as_if_it_had_not(directory, prepared, monkey
     """One run reads what was downloaded; the other what was prepared, is stopped, and has other threads then."""
     assert train(directory, directory.parent / "whole") == DONE
     stopped = directory.parent / "stopped"
+
+    def after_three_steps(self):
+        written = stopped / "metrics.jsonl"
+        return "SIGTERM" if written.is_file() and len(metrics(stopped)) == 3 else None
+
     with monkeypatch.context() as patch:
-        patch.setattr(training.Interrupt, "requested", lambda self, step: "SIGTERM" if step == 3 else None)
+        patch.setattr(training.Interrupt, "requested", after_three_steps)
         assert train(prepared, stopped, "--data.threads", "1") == STOPPED
     assert metrics(stopped)[-1]["step"] == 3
     assert train(prepared, stopped, "--data.threads", "3", "--data.prefetch", "2") == DONE
