@@ -24,6 +24,8 @@ import measure
 import model_worker
 import numpy as np
 
+from ega_jax.training.speed import peak_flops
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs/benchmarks/model.json"
 SUBJECT = ("task",)
@@ -46,9 +48,6 @@ computed again on the way back, which is what torch's fused kernels do. With `no
 takes as long, and 3.46 GiB of temporaries instead of 1.09 (of XLA's memory analysis): attention's probabilities, and
 several arrays for every norm and activation.
 """
-
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "v5p": 459e12, "v5e": 197e12, "v6e": 918e12}
-"""Dense bfloat16 products a second, by a part of the device's name, from the makers' data sheets."""
 
 
 def main() -> None:
@@ -150,7 +149,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     body = []
     for row in rows:
         rate = row["flops"] / row["seconds"]["jax"]
-        peak = next((flops for name, flops in PEAK_FLOPS.items() if name in row["device"]), None)
+        peak = peak_flops(row["device"])
         body.append(
             [
                 row["task"],
