@@ -135,7 +135,7 @@ def hardness_metrics(stats: LossStats) -> Metrics:
                 "hardness/positive_similarity": stats.positive_similarity,
                 "hardness/hardest_negative_similarity": stats.hardest_negative_similarity,
             },
-            counts & (stats.weight > 0),
+            counts,
         ),
     }
 
