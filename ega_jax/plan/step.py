@@ -37,7 +37,7 @@ def lower_step(
     """The train step, traced on shapes alone and ready to compile, and the state that it updates."""
     model = model_of(config)
     functional = functional_model(config, model)
-    optimizer, _ = make_optimizer(config.optimizer, config.steps or 1)
+    optimizer, _ = make_optimizer(config.optimizer, config.steps)
     state = abstract_state(config, functional, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = functools.partial(train_step, functional=functional, optimizer=optimizer, loss=config.loss, mesh=mesh)

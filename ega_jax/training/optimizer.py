@@ -19,8 +19,17 @@ if TYPE_CHECKING:
 _DECAYED = re.compile(r".*(^|/)(kernel|lora/[ab])$")
 
 
-def make_optimizer(settings: OptimizerSettings, steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimizer, and its learning rate as a function of the step."""
+def make_optimizer(
+    settings: OptimizerSettings, steps: int | None
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimizer, and its learning rate as a function of the step.
+
+    Args:
+      settings: its own.
+      steps: of the run. None, where a run is counted in epochs and its data are not read, serves for the shape of the
+        state, which is the same at any length.
+    """
+    steps = steps or 1
     warmup = round(settings.warmup * steps)
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0 if warmup else settings.learning_rate,

@@ -39,7 +39,7 @@ def abstract_state_of(config: TrainConfig, setup: Setup) -> State:
 def abstract_state(config: TrainConfig, functional: Functional, mesh: jax.sharding.Mesh) -> State:
     """The same for a model and a mesh, whose devices need not be there."""
     roles = roles_of(functional.parameters, config.model)
-    optimizer, _ = make_optimizer(config.optimizer, config.steps or 1)  # a state is the same at any length of the run
+    optimizer, _ = make_optimizer(config.optimizer, config.steps)
     make_state = functools.partial(initial_state, optimizer=optimizer, roles=roles)
     dtypes = held_dtypes(functional, roles, config.model)
     held = {path: jax.ShapeDtypeStruct(leaf.shape, dtypes[path]) for path, leaf in functional.parameters.items()}
@@ -53,7 +53,7 @@ def abstract_state(config: TrainConfig, functional: Functional, mesh: jax.shardi
 def first_state(config: TrainConfig, setup: Setup) -> State:
     """The state before the first step."""
     roles = roles_of(setup.functional.parameters, config.model)
-    optimizer, _ = make_optimizer(config.optimizer, config.steps or 1)  # a state is the same at any length of the run
+    optimizer, _ = make_optimizer(config.optimizer, config.steps)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state_of(config, setup))
     make_state = functools.partial(initial_state, optimizer=optimizer, roles=roles)
     # Donated, so that the weights do not stand in memory twice.
