@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs dist clean
 
 # Huge pages: XLA's CPU backend takes and returns hundreds of megabytes every step (a fifth of its time otherwise).
 demo: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
@@ -20,6 +20,16 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site lies in site/ and loads nothing from elsewhere: python -m http.server --directory site
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	$(BIN)/python tests/check_site.py site
+
+# What a release uploads: dist/ega_jax-VERSION.tar.gz, and the wheel that is built from it.
+dist: $(VENV)/.dist
+	rm -rf dist build
+	$(BIN)/python -m build
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -31,5 +41,13 @@ $(VENV)/.test: $(VENV)/.train
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+$(VENV)/.dist: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dist]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

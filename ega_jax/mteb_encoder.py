@@ -80,7 +80,8 @@ class MtebEncoder(AbsEncoder):
         Args:
           inputs: batches of "text" (strings), "image" (PIL images), or both.
           task_metadata: of the task, whose instruction it gives.
-          hf_split, hf_subset: of no concern here.
+          hf_split: of no concern here.
+          hf_subset: likewise.
           prompt_type: whether these are queries or documents; None where the task does not tell them apart.
           batch_size: items encoded at once.
 

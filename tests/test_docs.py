@@ -34,8 +34,16 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")], key=lambda p
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text() for page in PAGES}
 
 
+EXCERPTS = {
+    "docs/adding_a_backbone.md": "parts of classes in ega_jax/models; tests/models run those",
+    "docs/data.md": "needs a prepared data set; tests/data/prepared/test_prepared.py reads one so",
+}
+"""Pages whose programs are not run here, and why: they are compiled."""
+
+
 def blocks(text, language):
-    return re.findall(rf"^[ ]*```{language}\n(.*?)^[ ]*```$", text, re.S | re.M)
+    found = re.findall(rf"^([ ]*)```{language}\n(.*?)^[ ]*```$", text, re.S | re.M)
+    return [re.sub(rf"^{indentation}", "", block, flags=re.M) for indentation, block in found]
 
 
 # ------------------------------------------------------------------------------------------------------------ programs
@@ -63,11 +71,10 @@ def model_directory(workplace):
     Image.new("L", (20, 16), 255).save(workplace / "alpha.png")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/loss.md", "docs/evaluation.md"])
+@pytest.mark.parametrize("page", [page for page in TEXTS if page not in EXCERPTS and blocks(TEXTS[page], "python")])
 @pytest.mark.usefixtures("model_directory")
 def test_programs_run(page):
     programs = blocks(TEXTS[page], "python")
-    assert programs
     names = {}
     if page == "README.md":  # its first screen leaves out what a reader has already
         queries = np.eye(6, 8, dtype=np.float32)
@@ -78,19 +85,51 @@ def test_programs_run(page):
     assert all(np.isfinite(result).all() for result in results)
 
 
+@pytest.mark.parametrize("page", EXCERPTS)
+def test_excerpts_compile(page):
+    for program in blocks(TEXTS[page], "python"):
+        compile(program, page, "exec")
+
+
+def test_blocks_of_code_say_what_they_are():
+    for page, text in TEXTS.items():
+        kinds = re.findall(r"^[ ]*```(.*)$", text, re.M)[::2]
+        assert set(kinds) <= {"python", "bash", "text", "json"}, page
+
+
 # ------------------------------------------------------------------------------------------------------------ commands
 
 
-def commands(program):
-    """The arguments of every command line of a program that a page shows."""
-    found = []
-    for page, text in TEXTS.items():
-        for block in blocks(text, "bash"):
-            for line in block.replace("\\\n", " ").splitlines():
-                words = shlex.split(line, comments=True)
-                if words and words[0] == program:
-                    found.append(pytest.param(words[1:], id=f"{page}: {shlex.join(words)}"))
-    return found
+def commands(program=None):
+    """The arguments of every command line (of a program) that a page, or the help of a command, shows."""
+    shown = [(page, line) for page, text in TEXTS.items() for block in blocks(text, "bash") for line in lines(block)]
+    for path in sorted((ROOT / "ega_jax" / "commands").glob("*.py")):
+        shown += [(path.name, line) for line in re.findall(r"^    (ega-jax .*)$", path.read_text(), re.M)]
+    split = [(place, shlex.split(line, comments=True)) for place, line in shown]
+    return [
+        pytest.param(words[1:] if program else words, id=f"{place}: {shlex.join(words)}")
+        for place, words in dict.fromkeys((place, tuple(words)) for place, words in split)
+        if words and program in (None, words[0])
+    ]
+
+
+def lines(block):
+    return block.replace("\\\n", " ").splitlines()
+
+
+@pytest.mark.parametrize("words", commands())
+def test_commands_are_known(words):
+    """Each is parsed below, run by CI, or a program that a test runs."""
+    program, *arguments = words
+    if program == "python":
+        name = {"docs/make_reference.py": "tests/conversion/test_verify.py"}[arguments[0]]
+        assert Path(arguments[0]).name in (ROOT / name).read_text()
+    elif program == "make":
+        assert f'" make {arguments[0]}\n' in (ROOT / ".ci/run").read_text() or arguments == ["dist"]
+    elif program == "pip":
+        assert arguments[:2] == ["install", "-e"]  # the extras: test_extras_exist
+    else:
+        assert program == "ega-jax"
 
 
 class Parsed(BaseException):
@@ -108,16 +147,21 @@ def test_commands_parse(arguments, monkeypatch, capsys):
 
     monkeypatch.setattr(tyro, "cli", parse_and_stop)
     with pytest.raises((Parsed, SystemExit)) as stopped:
-        cli.run(arguments)
+        cli.run(list(arguments))
     if stopped.type is SystemExit:
         assert "--help" in arguments
         assert stopped.value.code == 0, capsys.readouterr()
 
 
+def test_commands_in_sentences_exist():
+    named = {name for text in TEXTS.values() for name in re.findall(r"`ega-jax (\w+)", text)}
+    assert {"train", "eval"} <= named <= set(cli.COMMANDS)
+
+
 def test_make_targets_exist():
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
-    named = {arguments.values[0][0] for arguments in commands("make")}
-    named |= {name for text in TEXTS.values() for name in re.findall(r"`make (\w+)`", text)}
+    named = {name for text in TEXTS.values() for name in re.findall(r"`make (\w+)`", text)}
+    named |= {parameters.values[0][0] for parameters in commands("make")}
     assert named
     assert named <= targets
 

@@ -84,6 +84,8 @@ def test_versions_agree():
     assert ega_jax.__version__ == version
     assert importlib.metadata.version("ega-jax") == version
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)[1]
+    assert newest in (version, "Unreleased")
 
 
 def test_every_file_that_is_not_code_is_shipped():

@@ -55,7 +55,8 @@ class TrainRecord:
     """One training pair, with what else its row carries (mostly nothing).
 
     Attributes:
-      query, positive: the pair.
+      query: one side of the pair.
+      positive: the other, its right answer.
       negatives: explicit hard negatives.
       other_positives: targets that are as right as `positive`: one of all is drawn at a visit of the row.
     """

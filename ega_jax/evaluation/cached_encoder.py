@@ -27,7 +27,8 @@ class CachedEncoder:
     An instance is an `Encode`: `evaluate(CachedEncoder(...), subsets)`.
 
     Attributes:
-      reused, encoded: distinct items that came from the cache, and that were embedded, so far.
+      reused: distinct items that came from the cache, so far.
+      encoded: those that were embedded.
     """
 
     def __init__(

@@ -35,8 +35,10 @@ class Difference:
     """The second run's score less the first's, of one dataset or mean.
 
     Attributes:
-      first, second: the scores.
-      low, high: 95 % bootstrap interval of the difference.
+      first: the score of the first run.
+      second: that of the second.
+      low: where the 95 % bootstrap interval of the difference begins.
+      high: where it ends.
       p: two-sided, of the paired permutation test: how often a difference so large comes about if the two runs could
         be exchanged query by query.
       p_adjusted: `p` after Holm's correction for the number of datasets; None for means.
@@ -93,7 +95,8 @@ def compare(
     """Compares two runs query by query: of each dataset, and of each mean.
 
     Args:
-      first, second: with details, of the same questions.
+      first: results with details.
+      second: likewise, of the same questions.
       metric: one of `METRICS`.
       seed: decides the resampling.
       permutations: sign flips, and bootstrap samples.

@@ -99,7 +99,9 @@ class SubsetResult:
     """Scores of one subset.
 
     Attributes:
-      name, meta_task, distribution: as in `ega_jax.data.records.SubsetInfo`.
+      name: of the subset.
+      meta_task: as in `ega_jax.data.records.SubsetInfo`.
+      distribution: likewise.
       queries: number of queries.
       pool_size: mean number of distinct candidates of a query.
       scores: the scores.
