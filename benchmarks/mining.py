@@ -12,15 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
+from glyph_runs import command, scores, standard_error, train
 from measure import Results, machine
 
 ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "configs/glyphs.py"
 SUBSETS = ("GlyphToName", "NameToGlyph", "FaceToFace", "Restyle")
 PAGE = """# Mined negatives on Glyphs
 
@@ -67,11 +66,11 @@ def measure(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
         "last-rank": arguments.last_rank,
         "relative-margin": arguments.relative_margin,
     }
-    seconds_without = train(home / "without", seed, arguments.steps)
+    seconds_without = train(CONFIG, home / "without", seed, arguments.steps, subsets=SUBSETS)
     options = [word for name, value in rules.items() for word in (f"--settings.{name}", str(value))]
     command("mine", home / "without", "glyphs", home / "mined", "--subsets", *SUBSETS, *options)
     negatives = ("--data.directory", home / "mined", "--data.negatives-per-query", arguments.negatives)
-    seconds_with = train(home / "with", seed, arguments.steps, *negatives)
+    seconds_with = train(CONFIG, home / "with", seed, arguments.steps, *negatives, subsets=SUBSETS)
     accounts = [json.loads((home / "mined" / name / "mined.json").read_text()) for name in SUBSETS]
     return {
         "seed": seed,
@@ -82,40 +81,6 @@ def measure(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
         "without": scores(home / "without"),
         "with": scores(home / "with"),
     }
-
-
-def train(run: Path, seed: int, steps: int, *options: Any) -> float:
-    """Trains and scores a run, or goes on with it; the seconds of what was still to do."""
-    began = time.perf_counter()
-    often = ("--validation.every", "None", "--checkpoint.every", steps, "--log-every", steps)
-    names = ("--data.subsets", *SUBSETS)
-    command(
-        "train",
-        ROOT / "configs/glyphs.py",
-        "--run-dir",
-        run,
-        "--seed",
-        seed,
-        "--steps",
-        steps,
-        *often,
-        *names,
-        *options,
-    )
-    seconds = time.perf_counter() - began
-    if not (run / "results.json").exists():
-        command("eval", run, "--data", "glyphs", "--subsets", *SUBSETS, "--no-untrained")
-    return seconds
-
-
-def scores(run: Path) -> dict[str, float]:
-    """hit@1 of each subset."""
-    content = json.loads((run / "results.json").read_text())
-    return {subset["name"]: subset["hit@1"] for subset in content["subsets"]}
-
-
-def command(*words: Any) -> None:
-    subprocess.run([sys.executable, "-m", "ega_jax", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
 
 
 def page(results: Results) -> str:
@@ -155,10 +120,6 @@ def page(results: Results) -> str:
 
 def spread(values: list[float]) -> str:
     return f"{statistics.mean(values):+.1f} ± {standard_error(values):.1f}"
-
-
-def standard_error(values: list[float]) -> float:
-    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
 
 
 if __name__ == "__main__":

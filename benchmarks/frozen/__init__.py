@@ -1,0 +1,1 @@
+"""Retrieval on frozen features: cheap enough for many methods, settings and seeds. See `benchmarks/evidence.py`."""
