@@ -36,7 +36,9 @@ def main() -> None:
     for name in ("worlds", "conditions", "methods"):
         parser.add_argument(f"--{name}", nargs="*", help="only these")
     arguments = parser.parse_args()
-    {"frozen": frozen, "map": frozen_map, "glyphs": glyphs}[arguments.part](arguments, Records(arguments.records))
+    {"frozen": frozen, "map": frozen_map, "glyphs": glyphs, "page": page}[arguments.part](
+        arguments, Records(arguments.records)
+    )
 
 
 class Records:
@@ -148,6 +150,14 @@ def glyphs(arguments: argparse.Namespace, records: Records) -> None:
                 }
             )
             print(f"{subject}: {seconds:.0f} s", flush=True)
+
+
+def page(arguments: argparse.Namespace, records: Records) -> None:
+    """Writes the page and its figures."""
+    import evidence_page
+
+    (ROOT / "docs/evidence.md").write_text(evidence_page.render(records.rows, _study()))
+    evidence_page.draw(records.rows, ROOT / "docs/figures")
 
 
 def _rounded_scores(subset: dict[str, Any]) -> dict[str, Any]:

@@ -176,7 +176,7 @@ def _run(
         rows, number = inputs
         progress = number / steps
         value, gradients = jax.value_and_grad(objective)(parameters, rows, progress)
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         updates, state = optimizer.update(gradients, state)
         # Linear warm-up over a tenth, then cosine decay to zero.
         rate = (
