@@ -23,7 +23,7 @@ from PIL import Image
 
 from ega_jax import cli, ega_loss
 from ega_jax.losses import DEFAULTS, LossStats
-from ega_jax.models import build, load_config, save_weights
+from ega_jax.models import PRESETS, build, load_config, save_weights
 from ega_jax.training.config import TrainConfig
 from ega_jax.training.setup import write_model_directory
 
@@ -248,6 +248,14 @@ def _as_shown(default):
     if isinstance(default, tuple):
         return [f"{default[0]} ... {default[-1]}" if len(default) > 1 else default[0]]
     return [str(default), str(default).replace("e-0", "e-")]
+
+
+def test_every_preset_is_listed_with_its_width():
+    rows = [row for row in TEXTS["docs/weights.md"].splitlines() if row.startswith("| `")]
+    ours = {name: config for name, config in PRESETS.items() if not name.startswith("micro")}  # those of tests/micro.py
+    for name, config in ours.items():
+        (row,) = (row for row in rows if f"`{name}`" in row.split("|")[1])
+        assert f" {config.text.hidden_size:,} " in row.split("|")[4]
 
 
 def test_every_option_of_the_loss_is_explained():
