@@ -37,10 +37,9 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lets a page's links out of docs/ lead to what was added."""
-    if page.file.generated_by:
-        return markdown
-    return _relinked(f"docs/{page.file.src_uri}", markdown)
+    """Lets a page's links out of docs/ lead to what was added, and keeps numbers and their errors on one line."""
+    markdown = re.sub(r"(?<=\d) ± (?=\d)", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}", markdown)
+    return markdown if page.file.generated_by else _relinked(f"docs/{page.file.src_uri}", markdown)
 
 
 def _relinked(path: str, text: str) -> str:
