@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from ega_jax.errors import BadInputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
 
     from ega_jax.models.functional import Functional
     from ega_jax.training.config import MeshSettings
@@ -69,6 +72,9 @@ class AxisRules:
 def make_mesh(settings: MeshSettings, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
     """The mesh ("data", "fsdp", "tensor") over all devices.
 
+    Over several hosts of GPUs or slices of TPUs it is hybrid: "data", which sends least, is what crosses the slow links
+    between them, "fsdp" only where "data" has too few places, and "tensor" last.
+
     Raises:
       BadInputError: the sizes do not multiply to the number of devices.
     """
@@ -78,9 +84,45 @@ def make_mesh(settings: MeshSettings, devices: Sequence[jax.Device] | None = Non
     sizes = {name: len(devices) // given if size == -1 else size for name, size in sizes.items()}
     if math.prod(sizes.values()) != len(devices):
         raise BadInputError(f"mesh {sizes} has {math.prod(sizes.values())} places for {len(devices)} devices")
+    return jax.sharding.Mesh(_grid(tuple(sizes.values()), devices), tuple(sizes), axis_types=(AxisType.Auto,) * 3)
+
+
+def _grid(sizes: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
+    """The devices, of shape `sizes`; a later axis, which is talked over more, leaves an island last."""
     # `jax.make_mesh` would refuse 8 x 8 on a 4 x 4 x 4 torus, where an axis of the mesh splits one of the torus.
-    grid = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
-    return jax.sharding.Mesh(grid, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+    options = {"allow_split_physical_axes": True}
+    attribute, count = _granules(devices)
+    if count == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, **options)
+    outside = []
+    left = count
+    for size in sizes:
+        outside.append(math.gcd(size, left))
+        left //= outside[-1]
+    inside = [size // part for size, part in zip(sizes, outside, strict=True)]
+    by_process = attribute == "process_index"
+    return mesh_utils.create_hybrid_device_mesh(inside, outside, devices, process_is_granule=by_process, **options)
+
+
+def islands(devices: Sequence[jax.Device]) -> list[int]:
+    """Of each device, the set of fast links that it is on: its slice of TPUs, or its host of GPUs."""
+    attribute, count = _granules(devices)
+    return [0 if count == 1 else int(getattr(device, attribute)) for device in devices]
+
+
+def _granules(devices: Sequence[jax.Device]) -> tuple[str, int]:
+    """The attribute that tells islands apart, and how many there are.
+
+    JAX numbers hosts of GPUs as slices where it knows them. Where it does not, a process stands for its host, unless it
+    has one device alone: then several may share a host, and nothing tells. Processes of one slice of TPUs share links.
+    """
+    attributes = ("slice_index",) if devices[0].platform == "tpu" else ("slice_index", "process_index")
+    for attribute in attributes:
+        sizes = collections.Counter(getattr(device, attribute, 0) for device in devices)
+        equal = len(set(sizes.values())) == 1
+        if len(sizes) > 1 and equal and (attribute == "slice_index" or len(devices) > len(sizes)):
+            return attribute, len(sizes)
+    return attributes[0], 1
 
 
 def parameter_shardings(functional: Functional, mesh: jax.sharding.Mesh) -> dict[str, NamedSharding]:

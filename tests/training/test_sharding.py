@@ -1,6 +1,9 @@
 """Rules from logical axes to mesh axes."""
 
+import dataclasses
+
 import jax
+import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
@@ -9,7 +12,7 @@ from ega_jax.errors import BadInputError
 from ega_jax.models import build
 from ega_jax.models.functional import Functional
 from ega_jax.training.config import MeshSettings
-from ega_jax.training.sharding import AxisRules, batch_devices, make_mesh, parameter_shardings
+from ega_jax.training.sharding import AxisRules, batch_devices, islands, make_mesh, parameter_shardings
 
 
 def mesh(**sizes):
@@ -43,6 +46,66 @@ def test_mesh_sizes():
     assert make_mesh(MeshSettings(), jax.devices()[:1]).size == 1
     with pytest.raises(BadInputError, match="has 6 places for 8 devices"):
         mesh(data=3, fsdp=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """As much of a device as a mesh is laid out by."""
+
+    id: int
+    process_index: int
+    slice_index: int | None = None
+    coords: tuple[int, ...] = ()
+    platform: str = "gpu"
+    device_kind: str = "NVIDIA H200"
+    core_on_chip: int = 0
+
+
+def hosts(count, local):
+    return [Device(place, place // local) for place in range(count * local)]
+
+
+def slices(count):
+    """Slices of 4 x 4 chips of a TPU, four to a host."""
+    return [
+        Device(16 * at + 4 * x + y, 4 * at + 2 * (x // 2) + y // 2, at, (x, y, 0), "tpu", "TPU v5 lite")
+        for at in range(count)
+        for x in range(4)
+        for y in range(4)
+    ]
+
+
+def crossing(devices, **sizes):
+    """The axes of a mesh along which some neighbours share no fast links."""
+    grid = make_mesh(MeshSettings(**sizes), devices).devices
+    island = np.vectorize(dict(zip(devices, islands(devices), strict=True)).get)(grid)
+    return [name for axis, name in enumerate(("data", "fsdp", "tensor")) if np.diff(island, axis=axis).any()]
+
+
+@pytest.mark.parametrize("devices", [hosts(4, 8), slices(2)], ids=["hosts", "slices"])
+def test_only_the_data_axis_leaves_a_host_or_a_slice(devices):
+    rng = np.random.default_rng(0)
+    shuffled = [devices[place] for place in rng.permutation(len(devices))]
+    for sizes in ({}, {"fsdp": 8}, {"fsdp": 2, "tensor": 4}, {"tensor": 2}):
+        assert crossing(shuffled, **sizes) == ["data"], sizes
+
+
+def test_fsdp_leaves_a_host_where_data_has_too_few_places():
+    assert crossing(hosts(4, 8), data=2, fsdp=16) == ["data", "fsdp"]
+    assert crossing(hosts(4, 8), data=1, fsdp=32) == ["fsdp"]
+    assert crossing(hosts(2, 6), data=3, fsdp=4) == ["fsdp"]
+
+
+def test_islands_are_slices_of_tpus_and_hosts_of_gpus():
+    assert set(islands(slices(1))) == {0}  # four processes, one slice
+    assert islands(slices(2)) == [0] * 16 + [1] * 16
+    assert islands(hosts(2, 4)) == [0] * 4 + [1] * 4
+    assert set(islands(hosts(8, 1))) == {0}  # a process a device: several may share a host
+    # JAX's own numbering of hosts, where it has one, is believed.
+    numbered = [dataclasses.replace(one, slice_index=one.id // 4) for one in hosts(8, 1)]
+    assert islands(numbered) == [0] * 4 + [1] * 4
+    uneven = [Device(0, 0), Device(1, 0), Device(2, 1)]
+    assert set(islands(uneven)) == {0}
 
 
 def test_every_parameter_has_a_place_and_the_large_ones_are_split():
