@@ -5,6 +5,7 @@ here.
 """
 
 import dataclasses
+import importlib
 import inspect
 import re
 import runpy
@@ -248,6 +249,12 @@ def _as_shown(default):
     if isinstance(default, tuple):
         return [f"{default[0]} ... {default[-1]}" if len(default) > 1 else default[0]]
     return [str(default), str(default).replace("e-0", "e-")]
+
+
+@pytest.mark.parametrize("package", ["losses", "models"])
+def test_every_public_name_is_in_the_api(package):
+    listed = set(re.findall(rf"^::: ega_jax\.{package}\.(\w+)$", TEXTS[f"docs/api/{package}.md"], re.M))
+    assert set(importlib.import_module(f"ega_jax.{package}").__all__) <= listed
 
 
 def test_every_preset_is_listed_with_its_width():

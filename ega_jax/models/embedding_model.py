@@ -25,13 +25,14 @@ class EmbeddingModel(nnx.Module):
     """A tower whose features stand among the text's tokens, and a decoder over both.
 
     A subclass sets `config`, `compute`, `language_model` and `names`, and gives `feature_table`. Inputs are one dict of
-    arrays:
-      input_ids       (B, T) int32; a visual token's id is `config.image_token_id`.
-      attention_mask  (B, T) bool, True on real tokens; padding may stand on either side.
-      visual_index    (B, T, K) int32: rows of the feature table that a visual token draws on; text tokens' are ignored.
-      visual_weight   (B, T, K) float32, optional: their weights; 1 where it is missing.
-      positions       (B, T) int32, optional: rotary positions; by default the backbone's own rule.
-    and those of the tower, which its `feature_table` describes.
+    arrays, these and those of the tower, which its `feature_table` describes:
+
+        input_ids       (B, T) int32; a visual token's id is `config.image_token_id`.
+        attention_mask  (B, T) bool, True on real tokens; padding may stand on either side.
+        visual_index    (B, T, K) int32: rows of the feature table that a visual token draws on; text tokens' are
+                        ignored.
+        visual_weight   (B, T, K) float32, optional: their weights; 1 where it is missing.
+        positions       (B, T) int32, optional: rotary positions; by default the backbone's own rule.
     """
 
     names: ClassVar[NameTable]

@@ -20,9 +20,9 @@ _PREPROCESSOR = "preprocessor_config.json"
 
 @dataclasses.dataclass(frozen=True)
 class QqmmConfig(PatchBackboneConfig):
-    """Sizes and rules of the whole model.
+    """Sizes and rules of the whole model, besides those of `PatchBackboneConfig`.
 
-    Attributes (besides `PatchBackboneConfig`'s):
+    Attributes:
       projection_layers: linear maps between the two.
       share_image_positions: all tokens of a picture have one rotary position.
     """

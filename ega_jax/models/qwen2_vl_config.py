@@ -17,11 +17,12 @@ from ega_jax.models.qwen2_vl_names import FRAMES
 
 @dataclasses.dataclass(frozen=True)
 class Qwen2VlConfig(PatchBackboneConfig):
-    """Sizes and rules of the whole model.
+    """Sizes and rules of the whole model, besides those of `PatchBackboneConfig`.
 
-    Attributes (besides `PatchBackboneConfig`'s):
+    Attributes:
       video_token_id: the placeholder of a video's visual tokens.
-      vision_start_token_id, vision_end_token_id: what stands around a picture's.
+      vision_start_token_id: what stands before a picture's.
+      vision_end_token_id: what stands behind them.
     """
 
     model_type: ClassVar[str] = "qwen2_vl"
