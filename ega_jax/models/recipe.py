@@ -18,6 +18,20 @@ RECIPE = "recipe.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PictureLimit:
+    """Pictures of a row that take more come at the highest of the lower resolutions that fits."""
+
+    slots: int
+    """Image slots of a row, in the backbone's unit (tiles or patches)."""
+    tokens: int
+    """Tokens of a row, template and visual tokens together; of a longer text the end is lost."""
+
+    def __post_init__(self) -> None:
+        if self.slots < 0 or self.tokens < 1:
+            raise BadInputError(f"a picture_limit must be positive, got {self.slots} slots and {self.tokens} tokens")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What lies between an item and its vector, besides the weights."""
 
@@ -25,6 +39,8 @@ class Recipe:
     """The system turn of every prompt; None is the backbone's own, "" leaves it out."""
     base_only: bool = False
     """Only the base tile of each picture."""
+    picture_limit: PictureLimit | None = None
+    """What pictures are shrunk to fit (`data.on_large_images shrink`); None leaves them as they are."""
     pooling: Literal["last"] = "last"
     """The token whose final-norm hidden state is the vector: the last one of the prompt."""
     normalization: Literal["l2"] = "l2"

@@ -26,7 +26,7 @@ from ega_jax.models.embedding_model import EmbeddingModel
 from ega_jax.models.functional import Functional
 from ega_jax.models.model_files import CONFIG, copy_companions
 from ega_jax.models.presets import config_of
-from ega_jax.models.recipe import Recipe, read_recipe
+from ega_jax.models.recipe import PictureLimit, Recipe, read_recipe
 from ega_jax.training.config import TrainConfig
 from ega_jax.training.roles import Role, held_dtypes, roles_of
 from ega_jax.training.sharding import make_mesh, parameter_shardings
@@ -83,14 +83,14 @@ def make_processor(config: TrainConfig, model_dir: Path) -> Processor:
     Raises:
       BadInputError: a file of the model directory is missing or damaged.
     """
-    model = _model_config(config, model_dir)
-    most_units = (config.data.image_buckets or backbone_of(model.model_type).layout(model.image).buckets)[-1]
+    model, recipe = _model_config(config, model_dir), recipe_of(config, model_dir)
+    limit = recipe.picture_limit
     return Processor(
         model,
         fitting_tokenizer(model_dir, model),
-        max_tokens=config.data.token_buckets[-1],
-        max_units=most_units if config.data.on_large_images == "shrink" else None,
-        system=recipe_of(config, model_dir).system_prompt,
+        max_tokens=config.data.token_buckets[-1] if limit is None else limit.tokens,
+        max_units=None if limit is None else limit.slots,
+        system=recipe.system_prompt,
     )
 
 
@@ -105,14 +105,37 @@ def recipe_of(config: TrainConfig, model_dir: Path) -> Recipe:
         recipe,
         system_prompt=recipe.system_prompt if settings.system_prompt is None else settings.system_prompt,
         base_only=settings.base_only or recipe.base_only,
+        picture_limit=_picture_limit(config, model_dir, recipe),
         matryoshka_dimensions=config.loss.matryoshka_dimensions or recipe.matryoshka_dimensions,
     )
 
 
+def _picture_limit(config: TrainConfig, model_dir: Path, recipe: Recipe) -> PictureLimit | None:
+    """What the largest buckets hold, where the config shrinks pictures; else the recipe's, as far as they hold it."""
+    limit = recipe.picture_limit
+    if config.data.on_large_images == "error" and limit is None:
+        return None
+    slots, tokens = _largest_image_bucket(config, model_dir, recipe), config.data.token_buckets[-1]
+    if config.data.on_large_images == "shrink" or limit is None:
+        return PictureLimit(slots=slots, tokens=tokens)
+    return PictureLimit(slots=min(slots, limit.slots), tokens=min(tokens, limit.tokens))
+
+
+def _largest_image_bucket(config: TrainConfig, model_dir: Path, recipe: Recipe) -> int:
+    if config.data.image_buckets is not None:
+        return config.data.image_buckets[-1]
+    model = _at_resolution(config, model_dir, recipe)
+    return backbone_of(model.model_type).layout(model.image).buckets[-1]
+
+
 def _model_config(config: TrainConfig, model_dir: Path) -> BackboneConfig:
+    return _at_resolution(config, model_dir, recipe_of(config, model_dir))
+
+
+def _at_resolution(config: TrainConfig, model_dir: Path, recipe: Recipe) -> BackboneConfig:
     return load_config(model_dir).with_resolution(
         max_tiles=config.model.max_tiles,
-        base_only=recipe_of(config, model_dir).base_only,
+        base_only=config.model.base_only or recipe.base_only,
         max_pixels=config.model.max_pixels,
     )
 
