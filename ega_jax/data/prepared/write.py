@@ -151,9 +151,11 @@ def _claim(output: Path, plan: str) -> Path:
     markers = output / _MARKERS
     known = output / f".{_PLAN}"
     if known.is_file():
-        if known.read_text() != plan:
+        # One that ended at a bad row, before it wrote anything, is in nobody's way.
+        began = is_prepared(output) or (markers.is_dir() and any(markers.iterdir()))
+        if began and known.read_text() != plan:
             raise BadInputError(
-                f"{output} holds another preparation, or one of data that has changed since: "
+                f"{output} holds another preparation (of other data or settings, or of data that has changed since): "
                 "choose another directory, or delete it"
             )
     elif output.exists() and any(output.iterdir()):

@@ -196,6 +196,16 @@ def test_a_killed_preparation_goes_on_and_ends_in_equal_bytes(source, prepared, 
         prepare(source, directory, rows_per_shard=8)
 
 
+def test_one_that_a_bad_row_stopped_may_begin_again_with_other_settings(tmp_path):
+    source = write_colours(tmp_path / "data", rows=8)
+    file = source / "Find" / "original.jsonl"
+    file.write_text(file.read_text() + '{"qry": "", "qry_image_path": "", "pos_text": "", "pos_image_path": ""}\n')
+    with pytest.raises(BadRecordError, match=r"original\.jsonl, row 8"):
+        prepare(source, tmp_path / "prepared", splits=["train"])
+    manifest = prepare(source, tmp_path / "prepared", splits=["train"], on_bad_record="skip")
+    assert sum(sum(part.shards) for part in manifest.parts) == 24
+
+
 def test_a_picture_that_does_not_decode_stops_or_is_left_out(tmp_path, prepared):
     source = write_colours(tmp_path / "data", rows=8)
     rows = [json.loads(line) for line in (source / "Find" / "original.jsonl").read_text().splitlines()]
