@@ -35,12 +35,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from ega_jax.errors import BadInputError
 from ega_jax.evaluation.details import SubsetDetails
+from ega_jax.files import write_whole
 
 SCHEMA = "ega_jax.results"
 VERSION = 2
@@ -292,10 +292,3 @@ class Results:
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise BadInputError(f"{details_path}: damaged details ({type(error).__name__}: {error})") from None
         return dataclasses.replace(results, details=details)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file that appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

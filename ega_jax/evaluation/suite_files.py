@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ega_jax.evaluation.anchor_tables import latex_anchors, markdown_anchors
-from ega_jax.evaluation.results import write_whole
 from ega_jax.evaluation.tables import markdown_table
+from ega_jax.files import write_whole
 
 if TYPE_CHECKING:
     from ega_jax.evaluation.results import Results

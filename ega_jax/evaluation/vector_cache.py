@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,9 +22,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ega_jax.errors import BadInputError
+from ega_jax.files import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from jaxtyping import Bool, Float32
 
@@ -63,13 +63,13 @@ class VectorCache:
         self._places: dict[bytes, tuple[Path, int]] = {}
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            _write_whole(self.directory / "model.json", lambda path: path.write_text(document))
+            write_whole(self.directory / "model.json", document)
         except OSError as error:
             raise BadInputError(f"{self.directory}: vectors cannot be kept there ({error.strerror})") from error
-        for partial in self.directory.glob(".*.partial"):
+        for temporary in self.directory.glob(".*.tmp"):
             with contextlib.suppress(OSError):
-                if time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS:
-                    partial.unlink()
+                if time.time() - temporary.stat().st_mtime > _ABANDONED_SECONDS:
+                    temporary.unlink()
         for shard in sorted(self.directory.glob("vectors-*.safetensors")):
             try:
                 with safe_open(shard, "numpy") as file:
@@ -114,7 +114,7 @@ class VectorCache:
         joined = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), _KEY_BYTES)
         shard = self.directory / f"vectors-{hashlib.sha256(joined.data).hexdigest()[:16]}.safetensors"
         tensors, facts = {"keys": joined, "vectors": vectors}, {"sha256": _digest(joined, vectors)}
-        _write_whole(shard, lambda path: save_file(tensors, path, facts))
+        write_whole(shard, lambda path: save_file(tensors, path, facts), durable=True)
         self._enter(shard, keys)
 
     def _enter(self, shard: Path, keys: Sequence[bytes]) -> None:
@@ -140,11 +140,3 @@ def _digest(keys: np.ndarray, vectors: np.ndarray) -> str:
     digest.update(keys.data)
     digest.update(vectors.data)
     return digest.hexdigest()
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    write(partial)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
