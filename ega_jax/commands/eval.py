@@ -178,10 +178,10 @@ def _score(
     import jax
 
     from ega_jax.embedder import shortened
+    from ega_jax.environment import environment
     from ega_jax.evaluation import evaluate
     from ega_jax.evaluation.cached_encoder import CachedEncoder
     from ega_jax.evaluation.content import subset_fingerprint
-    from ega_jax.evaluation.environment import environment
     from ega_jax.evaluation.resampling import with_intervals
     from ega_jax.evaluation.vector_cache import VectorCache
     from ega_jax.training.progress import Progress

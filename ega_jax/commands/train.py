@@ -16,6 +16,8 @@ from ega_jax.data.mmeb import find_subsets, read_eval, read_train
 from ega_jax.embedder import Embedder
 from ega_jax.errors import BadInputError
 from ega_jax.evaluation import evaluate
+from ega_jax.evaluation.amplified import AMPLIFIED, amplified
+from ega_jax.files import write_whole
 from ega_jax.training.config import TrainConfig, load_experiment, to_json
 from ega_jax.training.distributed import DistributedError, Processes, first_alone, join, require_agreement
 from ega_jax.training.finite import TrainingError
@@ -25,8 +27,12 @@ from ega_jax.training.train import SCORE, train
 from ega_jax.training.watchdog import Watchdog
 
 if TYPE_CHECKING:
+    from ega_jax.data.pipeline import TrainingBatches
+    from ega_jax.evaluation.encoding import Encode
     from ega_jax.models.functional import Parameters
     from ega_jax.training.setup import Setup
+
+    EncodeWith = Callable[[Setup, Parameters], Encode]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,11 +95,13 @@ def _train(config: TrainConfig, run_dir: Path, watchdog: Watchdog, profile_steps
     if not any(map(len, subsets)):
         raise BadInputError(f"{directory}: no training rows; expected DIR/<subset>/original*.parquet or .jsonl")
     progress.note(f"{sum(map(len, subsets)):,} rows of {len(subsets)} subsets in {directory}")
+    encode_with = _encoders(config, interrupt, watchdog)
     summary = train(
         config,
         run_dir,
         [subset for subset in subsets if len(subset)],
-        validate=_validator(directory, names, config, interrupt, watchdog),
+        validate=_validator(directory, names, config, encode_with),
+        observe=_observer(run_dir, config, encode_with),
         progress=progress,
         interrupt=interrupt,
         watchdog=watchdog,
@@ -112,8 +120,25 @@ def images_held_to(config: TrainConfig) -> Literal["path", "header", "decode"]:
     return "path" if config.data.directory == GLYPHS else config.data.verify_images
 
 
+def _encoders(config: TrainConfig, interrupt: Interrupt, watchdog: Watchdog) -> EncodeWith:
+    """What gives weights as a function from sides to vectors; all share their compiled programs."""
+    made: list[Embedder] = []
+
+    def came_further(items: int) -> None:
+        watchdog.alive("validating")
+        interrupt.leave_if_requested()
+
+    def encode_with(setup: Setup, parameters: Parameters) -> Encode:
+        if not made:
+            made.append(Embedder.of(setup, parameters))
+        embedder = made[0].with_parameters(parameters)
+        return lambda sides: embedder.encode(sides, batch_size=config.validation.batch_size, progress=came_further)
+
+    return encode_with
+
+
 def _validator(
-    directory: Path, names: Sequence[str], config: TrainConfig, interrupt: Interrupt, watchdog: Watchdog
+    directory: Path, names: Sequence[str], config: TrainConfig, encode_with: EncodeWith
 ) -> Callable[[Setup, Parameters], Mapping[str, float]] | None:
     """What `train` calls to score weights on the validation rows, or None where there are none."""
     held_out = [info.name for info in find_subsets(directory, "validation") if info.name in names]
@@ -125,21 +150,23 @@ def _validator(
         )
         for name in held_out
     ]
-    embedders: list[Embedder] = []
-
-    def came_further(items: int) -> None:
-        watchdog.alive("validating")
-        interrupt.leave_if_requested()
 
     def validate(setup: Setup, parameters: Parameters) -> Mapping[str, float]:
-        if not embedders:
-            embedders.append(Embedder.of(setup, parameters))
-        embedder = embedders[0].with_parameters(parameters)
-        results = evaluate(
-            lambda sides: embedder.encode(sides, batch_size=config.validation.batch_size, progress=came_further),
-            subsets,
-        )
+        results = evaluate(encode_with(setup, parameters), subsets)
         scores = {f"eval/{subset.name}": subset.scores.hit_at_1 for subset in results.subsets}
         return {SCORE: results.means["all"].scores.hit_at_1, **scores}
 
     return validate
+
+
+def _observer(
+    run_dir: Path, config: TrainConfig, encode_with: EncodeWith
+) -> Callable[[Setup, Parameters, TrainingBatches, int], None]:
+    """What `train` calls after a validation: keeps the pairs that the loss amplified most of late."""
+
+    def observe(setup: Setup, parameters: Parameters, batches: TrainingBatches, done: int) -> None:
+        told = amplified(encode_with(setup, parameters), batches, done, dataclasses.asdict(config.loss))
+        if jax.process_index() == 0:
+            write_whole(run_dir / AMPLIFIED, told)
+
+    return observe

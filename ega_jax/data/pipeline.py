@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import grain
 import numpy as np
@@ -23,12 +23,31 @@ from ega_jax.data.mixture import NO_ROW, Mixture, Rows
 from ega_jax.data.plan import NOTHING, Plan, make_plan
 from ega_jax.data.processor import Example, Processor
 from ega_jax.data.programs import Program, cheapest, choose_programs
-from ega_jax.data.records import BadRecordError, TrainRows
+from ega_jax.data.records import BadRecordError, Side, TrainRows
 from ega_jax.errors import BadInputError
 
 Batch = dict[str, Any]
 """`queries` and `targets`: a backbone's inputs, in groups; `query_ids`, `target_ids`, `positives`, `target_mask`: as
 `ega_loss` takes them, for the whole global batch; `weights` too where training is counted in epochs."""
+
+
+T = TypeVar("T")
+
+
+class BatchSides(NamedTuple):
+    """What a step trains on, before it becomes arrays.
+
+    Attributes:
+      subsets: names of the subsets that the N rows are of.
+      queries: N sides, None in places without a row.
+      targets: M sides in the order of the plan's `target_ids`, None in slots that hold nothing.
+      plan: shapes and labels.
+    """
+
+    subsets: list[str]
+    queries: list[Side | None]
+    targets: list[Side | None]
+    plan: Plan
 
 
 class TrainingBatches:
@@ -110,25 +129,7 @@ class TrainingBatches:
     def __getitem__(self, step: int) -> Batch:
         rows = self._rows(step)
         plan = self._plan(rows)
-        each = len(rows.row) // self._groups
-        queries: list[Example | None] = []
-        targets: list[Example | None] = []
-        for group in self._local_groups:
-            negatives: list[Example | None] = []
-            for place in range(group * each, (group + 1) * each):
-                if rows.row[place] == NO_ROW:
-                    queries.append(None)
-                    targets.append(None)
-                    negatives += [None] * plan.negatives
-                    continue
-                taken = plan.draw.negatives[place]
-                query, positive, *others = self._examples(
-                    int(rows.subset[place]), int(rows.row[place]), plan.draw.positive[place], taken[taken != NOTHING]
-                )
-                queries.append(query)
-                targets.append(positive)
-                negatives += others + [None] * (plan.negatives - len(others))
-            targets += negatives
+        queries, targets = self._taken(rows, plan, self._local_groups, self._examples)
         local = len(self._local_groups)
         return {
             "queries": self._processor.collate(queries, plan.query_bucket, local),
@@ -148,6 +149,13 @@ class TrainingBatches:
             for subset, row in zip(rows.subset, rows.row, strict=True)
             if row != NO_ROW
         ]
+
+    def sides_of(self, step: int) -> BatchSides:
+        """What a step trains on, to be looked at: the sides of its global batch."""
+        rows = self._rows(step)
+        plan = self._plan(rows)
+        queries, targets = self._taken(rows, plan, range(self._groups), self._sides)
+        return BatchSides([self._subsets[subset].info.name for subset in rows.subset], queries, targets, plan)
 
     def plan(self, step: int) -> Plan:
         """Shapes and labels of a step, from the index alone."""
@@ -181,15 +189,45 @@ class TrainingBatches:
         most = index.most_negatives
         return most if self._negatives_per_query is None else min(most, self._negatives_per_query)
 
-    def _examples(self, subset: int, row: int, positive: int, negatives: Sequence[int]) -> list[Example]:
+    def _taken(
+        self, rows: Rows, plan: Plan, groups: Sequence[int], take: Callable[[int, int, int, Sequence[int]], list[T]]
+    ) -> tuple[list[T | None], list[T | None]]:
+        """Queries and targets of some groups in the order of the arrays; None in places that hold nothing.
+
+        Args:
+          rows, plan: of the step.
+          groups: which.
+          take: (subset, row, positive, negatives) -> what the row's query, positive and negatives are taken as.
+        """
+        each = len(rows.row) // self._groups
+        queries: list[T | None] = []
+        targets: list[T | None] = []
+        for group in groups:
+            negatives: list[T | None] = []
+            for place in range(group * each, (group + 1) * each):
+                if rows.row[place] == NO_ROW:
+                    queries.append(None)
+                    targets.append(None)
+                    negatives += [None] * plan.negatives
+                    continue
+                drawn = plan.draw.negatives[place]
+                query, positive, *others = take(
+                    int(rows.subset[place]), int(rows.row[place]), plan.draw.positive[place], drawn[drawn != NOTHING]
+                )
+                queries.append(query)
+                targets.append(positive)
+                negatives += others + [None] * (plan.negatives - len(others))
+            targets += negatives
+        return queries, targets
+
+    def _sides(self, subset: int, row: int, positive: int, negatives: Sequence[int]) -> list[Side]:
         record = self._subsets[subset][row]
-        sides = [
-            ("qry_image_path", record.query),
-            ("pos_image_path", record.positives[positive]),
-            *(("neg_image_path", record.negatives[number]) for number in negatives),
-        ]
+        return [record.query, record.positives[positive], *(record.negatives[number] for number in negatives)]
+
+    def _examples(self, subset: int, row: int, positive: int, negatives: Sequence[int]) -> list[Example]:
+        fields = ["qry_image_path", "pos_image_path", *["neg_image_path"] * len(negatives)]
         examples = []
-        for field, side in sides:
+        for field, side in zip(fields, self._sides(subset, row, positive, negatives), strict=True):
             try:
                 examples.append(self._processor.prepare(side))
             except ImageError as error:

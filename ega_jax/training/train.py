@@ -15,6 +15,7 @@ import jax
 from ega_jax.data.mixture import sample_rows
 from ega_jax.data.pipeline import TrainingBatches, global_groups, prefetched
 from ega_jax.data.records import TrainRows
+from ega_jax.environment import ENVIRONMENT, environment, record_environment
 from ega_jax.errors import BadInputError
 from ega_jax.training.checkpoint import Checkpoints
 from ega_jax.training.config import TrainConfig, from_json, to_json
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
 Validate = Callable[[Setup, "Parameters"], Mapping[str, float]]
 """Scores weights: metric names to values; "eval/score" is what the best checkpoint is chosen by, the higher the
 better."""
+
+Observe = Callable[[Setup, "Parameters", TrainingBatches, int], object]
+"""Looks at the weights after a validation: the batches of the run, and how many steps are done. Every process calls
+it."""
 
 SCORE = "eval/score"
 
@@ -67,6 +72,7 @@ def train(
     subsets: Sequence[TrainRows],
     *,
     validate: Validate | None = None,
+    observe: Observe | None = None,
     progress: Progress | None = None,
     interrupt: Interrupt | None = None,
     watchdog: Watchdog | None = None,
@@ -79,8 +85,10 @@ def train(
       run_dir: where everything of the run goes; the same directory and config go on where they stopped.
       subsets: the training rows.
       validate: called every `config.validation.every` steps and at the end.
+      observe: called after each validation.
       progress: shows how far it is.
-      interrupt: notes signals, on which the run saves and ends; `validate` may ask it too, and raise its StoppedError.
+      interrupt: notes signals, on which the run saves and ends; `validate` and `observe` may ask it too, and raise its
+        StoppedError.
       watchdog: is told at every step that the run is alive.
       profile_steps: "FIRST:LAST": these steps are traced into `run_dir/profile`.
 
@@ -147,6 +155,8 @@ def train(
 
     # ---------------------------------------------------------------- the loop
     done = int(state["step"])
+    if jax.process_index() == 0 and done < len(batches):
+        record_environment(run_dir / ENVIRONMENT, done, len(batches), environment(mesh))
     iterator = prefetched(batches, start=done, threads=config.data.threads, prefetch=config.data.prefetch)
     logged: dict[str, float] = {}
     skipped = 0
@@ -164,9 +174,12 @@ def train(
         """The validation score of these weights, or None and the signal that came in between."""
         assert validate is not None
         watchdog.alive(f"validating after step {done}")
+        parameters = {**state["trained"], **state["frozen"]}
         try:
             with progress.pause("validating"), clock.paused():
-                scores = validate(setup, {**state["trained"], **state["frozen"]})
+                scores = validate(setup, parameters)
+                if observe is not None:
+                    observe(setup, parameters, batches, done)
         except StoppedError as stopped:
             return None, str(stopped)
         write(writers, done, scores)

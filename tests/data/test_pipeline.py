@@ -78,6 +78,15 @@ def test_positives_and_negatives_stand_where_the_labels_say(subsets, processor, 
     for row, record in enumerate(records):
         expected = processor.prepare(record.positive).input_ids
         np.testing.assert_array_equal(decoded[plan.positives[row]][: len(expected)], expected)
+    looked_at = source.sides_of(step)
+    assert looked_at.queries == [record.query for record in records]
+    assert [looked_at.targets[place] for place in plan.positives] == [record.positive for record in records]
+    assert [side is not None for side in looked_at.targets] == plan.target_mask.tolist()
+    assert looked_at.subsets == [subsets[place].info.name for place in rows.subset]
+    for side, ids in zip(looked_at.targets, decoded, strict=True):
+        if side is not None:
+            expected = processor.prepare(side).input_ids
+            np.testing.assert_array_equal(ids[: len(expected)], expected)
     real = sum(len(record.negatives) for record in records)
     assert real > 0
     assert plan.target_mask.sum() == 16 + real
