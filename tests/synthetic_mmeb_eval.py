@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,9 @@ def sizes(queries: int = 8, candidates: int = 6) -> tuple[int, dict[str, int]]:
     return queries, {name: min(published, candidates) for name, published in CANDIDATES.items()}
 
 
-def write_mmeb_eval(directory: Path, queries: int = 8, candidates: int = 6, *, v2: bool = False) -> Path:
+def write_mmeb_eval(
+    directory: Path, queries: int = 8, candidates: int = 6, *, v2: bool = False, only: Collection[str] = SUBSETS
+) -> Path:
     """Writes the directory and returns it.
 
     Args:
@@ -50,9 +53,12 @@ def write_mmeb_eval(directory: Path, queries: int = 8, candidates: int = 6, *, v
       queries: a dataset.
       candidates: a query, where there were as many.
       v2: in MMEB-V2's columns, which keep instructions apart.
+      only: the datasets to write.
     """
     random = np.random.default_rng(0)
     for name, info in SUBSETS.items():
+        if name not in only:
+            continue
         query, target = _SHAPES.get(name, ("it", "t"))
         pool = sizes(queries, candidates)[1][name]
         shared = info.meta_task == "classification"

@@ -1,10 +1,7 @@
 """Several processes as one run: real ones over gloo, and what the environment is taken to say."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +12,7 @@ import pytest
 from ega_jax.errors import BadInputError
 from ega_jax.training.distributed import Processes, arguments, slurm_devices
 
+from .. import processes as processes_of
 from ..colours import write_colours
 from ..kill_and_resume import EXPERIMENT, TIMINGS
 
@@ -30,40 +28,18 @@ def place(tmp_path_factory):
 
 def start(place, run, *, processes, devices):
     """Starts the micro experiment as so many processes; returns them."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
     settings = {"data.directory": place / "data", "steps": 16, "checkpoint.every": 8, "validation.every": 8}
     settings |= {"data.token_buckets": 128, "data.image_buckets": 5}  # one program to compile
     command = [sys.executable, "-m", "ega_jax", "train", str(EXPERIMENT), "--run-dir", str(place / run)]
     command += [str(word) for name, value in settings.items() for word in (f"--{name}", value)]
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_COMPILATION_CACHE_DIR": str(place / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    started = []
-    for index in range(processes):
-        flags = ["--processes.coordinator", f"localhost:{port}", "--processes.count", str(processes)]
-        flags += ["--processes.index", str(index)]
-        with (place / f"{run}.{index}.log").open("a") as log:
-            started.append(
-                subprocess.Popen(
-                    command + (flags if processes > 1 else []),
-                    stdout=log,
-                    stderr=log,
-                    env=environment,
-                    cwd=EXPERIMENT.parents[1],
-                )
-            )
-    return started
+    compiled = place / "compiled"
+    return processes_of.start(
+        lambda index: command, place / run, processes=processes, devices=devices, compiled=compiled
+    )
 
 
 def finish(place, run, started, timeout=300):
-    codes = [process.wait(timeout) for process in started]
-    logs = "\n".join(path.read_text() for path in sorted(place.glob(f"{run}.*.log")))
-    return codes, logs
+    return processes_of.finish(place / run, started, timeout)
 
 
 def metrics(place, run):

@@ -1,0 +1,48 @@
+"""Real processes that are one run: on this machine, over gloo."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def start(
+    command: Callable[[int], Sequence[str]], log: Path, *, processes: int, devices: int, compiled: Path
+) -> list[subprocess.Popen]:
+    """Starts a command as so many processes; with one alone, it is given no word of the others.
+
+    Args:
+      command: the words of each process, by its number; the flags that make them one are added.
+      log: what each says goes to `log.NUMBER.log`.
+      processes: how many.
+      devices: of each.
+      compiled: a directory for compiled programs.
+    """
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    started = []
+    for index in range(processes):
+        flags = ["--processes.coordinator", f"localhost:{port}", "--processes.count", str(processes)]
+        flags += ["--processes.index", str(index)]
+        words = [*command(index), *(flags if processes > 1 else [])]
+        with log.with_name(f"{log.name}.{index}.log").open("a") as output:
+            started.append(subprocess.Popen(words, stdout=output, stderr=output, env=environment, cwd=ROOT))
+    return started
+
+
+def finish(log: Path, started: Sequence[subprocess.Popen], timeout: float = 300) -> tuple[list[int], str]:
+    """Waits for all of them; their exit codes, and what they said."""
+    codes = [process.wait(timeout) for process in started]
+    return codes, "\n".join(path.read_text() for path in sorted(log.parent.glob(f"{log.name}.*.log")))
