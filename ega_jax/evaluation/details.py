@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from ega_jax.data.records import Side
 
+MOST_TEXT = 280
+"""Characters of a text that the report shows, and that `SubsetDetails.items` keeps."""
+
 EXAMPLES_PER_OUTCOME = 3
 """Queries answered right, and as many answered wrong, that are spelt out for the report of each subset."""
 
@@ -52,6 +55,10 @@ class SubsetDetails:
       top: indices into the subset's `targets` of the best 5 candidates, best first (fewer where the pool is
         smaller).
       examples: a few queries spelt out, some right and some wrong.
+      gold: number of the right candidate; equal candidates have one number.
+      first: number of the candidate that was ranked first.
+      items: what the candidates of `gold` and `first` are, by number; texts of any length are cut. Empty in files of
+        earlier versions, as are `gold` and `first`.
     """
 
     name: str
@@ -60,6 +67,9 @@ class SubsetDetails:
     hardest_negative_similarity: list[float | None]
     top: list[list[int]]
     examples: tuple[Example, ...] = ()
+    gold: list[int] = dataclasses.field(default_factory=list)
+    first: list[int] = dataclasses.field(default_factory=list)
+    items: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> str:
         """Returns the details as one line of JSON."""
@@ -72,7 +82,8 @@ class SubsetDetails:
         examples = tuple(
             Example(**{**example, "retrieved": tuple(example["retrieved"])}) for example in fields["examples"]
         )
-        return SubsetDetails(**{**fields, "examples": examples})
+        items = {int(number): item for number, item in fields.get("items", {}).items()}
+        return SubsetDetails(**{**fields, "examples": examples, "items": items})
 
 
 def choose_examples(ranks: Sequence[int], count: int = EXAMPLES_PER_OUTCOME) -> list[int]:
@@ -88,8 +99,9 @@ def choose_examples(ranks: Sequence[int], count: int = EXAMPLES_PER_OUTCOME) -> 
     return chosen
 
 
-def item(side: Side) -> dict[str, Any]:
-    """Returns a side as an example spells it out."""
+def item(side: Side, most_text: int | None = None) -> dict[str, Any]:
+    """Returns a side as an example spells it out; of its text no more than so many characters."""
     # Absolute, because the report may be written from another working directory.
     images = [os.path.abspath(str(image)) if isinstance(image, Path | StoredImage) else None for image in side.images]
-    return {"text": side.text, "images": images}
+    text = side.text if most_text is None or len(side.text) <= most_text else side.text[: most_text - 1] + "…"
+    return {"text": text, "images": images}

@@ -17,7 +17,7 @@ from ega_jax.data.records import MetaTask
 from ega_jax.data.subsets import SUBSETS
 from ega_jax.errors import BadInputError
 from ega_jax.evaluation import retrieval
-from ega_jax.evaluation.details import Example, SubsetDetails, choose_examples, item
+from ega_jax.evaluation.details import MOST_TEXT, Example, SubsetDetails, choose_examples, item
 from ega_jax.evaluation.encoding import EncodedItems
 from ega_jax.evaluation.results import (
     METRICS,
@@ -148,6 +148,8 @@ def _score_subset(subset: EvalSubset, items: EncodedItems) -> tuple[SubsetResult
     target_ids = items.ids(subset.targets)
     queries, targets = items.embeddings[items.ids(subset.queries)], items.embeddings[target_ids]
     pools = [_distinct(np.asarray(pool), target_ids) for pool in subset.candidates]
+    _, first_place, same = np.unique(target_ids, return_index=True, return_inverse=True)
+    number = first_place[same]  # equal candidates that stand twice among the targets have one
     ranks, positives, hardest, tops, examples_top = [], [], [], [], []
     for pool, scores in zip(pools, retrieval.pool_scores(queries, targets, pools), strict=True):
         best = retrieval.top_positions(scores, target_ids[pool], TOP)
@@ -178,7 +180,12 @@ def _score_subset(subset: EvalSubset, items: EncodedItems) -> tuple[SubsetResult
         pool_size=float(sizes.mean()),
         scores=scores_of_ranks(np.asarray(ranks, np.int32), chance=float(np.mean(1.0 / sizes))),
     )
-    return result, SubsetDetails(subset.info.name, ranks, positives, hardest, tops, examples)
+    gold = [int(number[pool[0]]) for pool in pools]
+    first = [int(number[top[0]]) for top in tops]
+    shown = {place: item(subset.targets[place], MOST_TEXT) for place in sorted({*gold, *first})}
+    return result, SubsetDetails(
+        subset.info.name, ranks, positives, hardest, tops, examples, gold=gold, first=first, items=shown
+    )
 
 
 def _distinct(pool: Int32[np.ndarray, " C"], target_ids: Int64[np.ndarray, " T"]) -> Int32[np.ndarray, " U"]:

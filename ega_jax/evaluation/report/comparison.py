@@ -11,7 +11,9 @@ from ega_jax.errors import BadInputError
 from ega_jax.evaluation.report.axes import number, short_percent, times
 from ega_jax.evaluation.report.charts import Distribution, Line, histograms, line_chart
 from ega_jax.evaluation.report.curves import curves, grid
+from ega_jax.evaluation.report.failures import failures
 from ega_jax.evaluation.report.page import environments, flattened, html_page, section
+from ega_jax.evaluation.report.pairs import compared_pairs
 from ega_jax.evaluation.report.run_files import read_run
 from ega_jax.evaluation.tables import MEAN_TITLES, META_TASK_TITLES
 from ega_jax.files import write_whole
@@ -61,7 +63,9 @@ def _page(runs: Sequence[RunFiles]) -> str:
         section("Queries that one answers and the other does not", _answers(runs), _ANSWERS_LEAD),
         section("Training", _training(runs)),
         section("Similarities of the test queries", _similarities(runs)),
-        section("Environment of the evaluations", environments(runs)),
+        section("Where they fail, side by side", failures(runs), _FAILURES_LEAD),
+        section("What each loss amplified", compared_pairs(runs), _PAIRS_LEAD),
+        section("Environment", environments(runs)),
     ]
     return html_page(
         " · ".join(run.name for run in runs), f'<span class="legend">{keys}</span>', banner + "".join(parts)
@@ -206,4 +210,9 @@ def _similarities(runs: Sequence[RunFiles]) -> str:
 
 
 _SCORES_LEAD = "± is one standard error of a run's own score; runs share their queries, so a change is surer than that."
+_FAILURES_LEAD = (
+    "Queries that some run got wrong, with the first choice of each; those on which the runs disagree come first. They "
+    "were drawn at even distances among the right and the wrong answers of each run."
+)
+_PAIRS_LEAD = "The most amplified pairs of each run's last batches: query, positive and hardest negative."
 _ANSWERS_LEAD = "The same queries, one by one: what a difference of scores is made of."

@@ -14,6 +14,7 @@ from ega_jax.data.images import ImageError, open_image
 from ega_jax.data.prepared.records import named_image
 from ega_jax.data.records import IMAGE_TOKEN
 from ega_jax.errors import BadInputError
+from ega_jax.evaluation.details import MOST_TEXT
 from ega_jax.evaluation.report.axes import percent
 from ega_jax.evaluation.tables import META_TASK_TITLES, by_meta_task
 
@@ -28,8 +29,6 @@ THUMBNAIL_SIDE = 160
 
 MOST_EXAMPLES = 160
 """Queries in the whole gallery. With 6 thumbnails of about 5 KB each, the page stays within some 5 MB."""
-
-MOST_TEXT = 280
 
 
 def gallery(results: Results, untrained: Results | None) -> str:
@@ -77,9 +76,9 @@ def _balanced(details: SubsetDetails, count: int) -> list[Example]:
 def _card(example: Example, details: SubsetDetails, ranks_before: Sequence[int]) -> str:
     rank = details.ranks[example.query_index]
     verdict = "right" if rank == 1 else "wrong"
-    remark = "Right" if rank == 1 else f"Wrong: right answer {_ordinal(rank)}"
+    remark = "Right" if rank == 1 else f"Wrong: right answer {ordinal(rank)}"
     if example.query_index < len(ranks_before):
-        remark += f" ({_ordinal(ranks_before[example.query_index])} before training)"
+        remark += f" ({ordinal(ranks_before[example.query_index])} before training)"
     candidates = [(place + 1, item, item["score"], item["is_gold"]) for place, item in enumerate(example.retrieved)]
     if not any(item["is_gold"] for item in example.retrieved):
         candidates.append((rank, example.gold, example.gold_score, True))
@@ -89,7 +88,7 @@ def _card(example: Example, details: SubsetDetails, ranks_before: Sequence[int])
     shown = "".join(_candidate(*candidate, with_text=texts) for candidate in candidates)
     return (
         f'<article class="card {verdict}"><div class="query"><span class="verdict">{remark}</span>'
-        f'{_content(example.query)}</div><ol class="{"tiles" if pictures else "lines"}">{shown}</ol></article>'
+        f'{content(example.query)}</div><ol class="{"tiles" if pictures else "lines"}">{shown}</ol></article>'
     )
 
 
@@ -99,11 +98,12 @@ def _candidate(rank: int, item: dict[str, Any], score: float, is_gold: bool, *, 
     mark = {"gold": "✓ right", "miss": "✗ wrong"}.get(kind, "")
     return (
         f'<li class="{kind}"><span class="rank">{rank:,}</span><span class="mark">{mark}</span>'
-        f'<div class="content">{_content(item, with_text)}</div><span class="score">{score:.3f}</span></li>'
+        f'<div class="content">{content(item, with_text)}</div><span class="score">{score:.3f}</span></li>'
     )
 
 
-def _content(item: dict[str, Any], with_text: bool = True) -> str:
+def content(item: dict[str, Any], with_text: bool = True) -> str:
+    """An item as HTML: its first two pictures, small, and its text."""
     pictures = "".join(_picture(path) for path in item["images"][:2])
     more = f'<span class="more">+{len(item["images"]) - 2} images</span>' if len(item["images"]) > 2 else ""
     text = " ".join(item["text"].replace(IMAGE_TOKEN, " ").split())
@@ -142,6 +142,7 @@ def _encoded(picture: Image.Image, form: str, **options: int) -> str:
     return f"data:image/{form};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _ordinal(rank: int) -> str:
+def ordinal(rank: int) -> str:
+    """1st, 2nd, and so on."""
     ending = "th" if rank % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(rank % 10, "th")
     return f"{rank:,}{ending}"

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from ega_jax import __version__
 from ega_jax.evaluation.anchor_tables import html_anchors
 from ega_jax.evaluation.report import sections
+from ega_jax.evaluation.report.confusions import confusions
 from ega_jax.evaluation.report.gallery import gallery
+from ega_jax.evaluation.report.pairs import amplified_pairs
 from ega_jax.evaluation.report.run_files import read_run
 from ega_jax.files import write_whole
 
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
 def write_report(run_dir: Path | str) -> Path:
     """Writes `report.html` into a run directory, from what the directory holds.
 
-    It reads config.json, metrics.jsonl, results.json and results_untrained.json with their details, and the image
-    files that these name; what is missing is said in the report. The same files give the same report, byte for byte.
+    It reads config.json, metrics.jsonl, environment.jsonl, amplified.json, results.json and results_untrained.json
+    with their details, and the image files that these name; what is missing is said in the report. The same files give
+    the same report, byte for byte.
 
     Args:
       run_dir: the run directory.
@@ -50,11 +53,13 @@ def _page(run: RunFiles) -> str:
         section("Beside published scores", _published(run), _PUBLISHED_LEAD),
         section("Similarities of the test queries", sections.similarities(run), _SIMILARITIES_LEAD),
         section("Hardness during training", sections.hardness(run), _HARDNESS_LEAD),
+        section("What the loss amplified", amplified_pairs(run), _PAIRS_LEAD),
         section("Training", sections.training(run)),
         section("What the model retrieves", pictures, _GALLERY_LEAD),
+        section("What is taken for what", confusions(run.results) if run.results else "", _CONFUSIONS_LEAD),
         section("All numbers", sections.table(run)),
         section("Settings", _settings(run.config)),
-        section("Environment of the evaluation", environments([run])),
+        section("Environment", environments([run])),
     ]
     notes = "".join(f"<li>{escape(note)}</li>" for note in run.notes)
     banner = f'<aside class="notes"><b>This report is partial.</b><ul>{notes}</ul></aside>' if notes else ""
@@ -93,14 +98,24 @@ def _published(run: RunFiles) -> str:
 
 
 def environments(runs: Sequence[RunFiles]) -> str:
-    """Versions and devices, a column a run; nothing where no run knows them."""
-    known = [run.results.environment if run.results else {} for run in runs]
-    names = list(dict.fromkeys(name for one in known for name in one))
+    """Versions and devices of training and evaluation, a column each; nothing where no run knows them."""
+    columns: list[tuple[str, dict[str, Any]]] = []
+    for run in runs:
+        prefix = f"{run.name}, " if len(runs) > 1 else ""
+        for one in run.environments:
+            since = f" from step {one['from_step']:,}" if len(run.environments) > 1 else ""
+            columns.append((f"{prefix}training{since}", one))
+        if run.results and run.results.environment:
+            columns.append((f"{prefix}evaluation", run.results.environment))
+    hidden = ("from_step", "to_step")
+    names = [name for name in dict.fromkeys(name for _, one in columns for name in one) if name not in hidden]
     if not names:
         return ""
-    head = "".join(f"<th>{escape(run.name)}</th>" for run in runs)
+    head = "".join(f"<th>{escape(title)}</th>" for title, _ in columns)
     rows = "".join(
-        f"<tr><th>{escape(name)}</th>" + "".join(f"<td>{escape(one.get(name, '–'))}</td>" for one in known) + "</tr>"
+        f"<tr><th>{escape(name)}</th>"
+        + "".join(f"<td>{escape(str(one.get(name, '–')))}</td>" for _, one in columns)
+        + "</tr>"
         for name in names
     )
     return (
@@ -131,6 +146,14 @@ _GALLERY_LEAD = (
     "The first five candidates of each query, best first, with their cosine similarity. The queries stand at even "
     "distances among those answered right and those answered wrong: they are not picked by hand, and how many of "
     "either are shown says nothing about the score."
+)
+_PAIRS_LEAD = (
+    "Each query with its positive and its hardest negative in the batch. Hardness is how far the negative's cosine "
+    "similarity lies above the positive's (or, absolute, below 1); amplification is how many times harder the negative "
+    "pulls on the model than under InfoNCE."
+)
+_CONFUSIONS_LEAD = (
+    "Wrong first choices by how often they were made; for a few text labels all choices, each row shaded by its shares."
 )
 _SIMILARITIES_LEAD = (
     "Cosine similarity of each query with its right answer and with the hardest wrong one in its pool. "

@@ -8,7 +8,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+from ega_jax.environment import ENVIRONMENT, read_environments
 from ega_jax.errors import BadInputError
+from ega_jax.evaluation.amplified import AMPLIFIED
 from ega_jax.evaluation.results import Results
 
 
@@ -36,6 +38,8 @@ class RunFiles:
       results: scores of the trained model.
       untrained: scores of the model before training.
       notes: a sentence for each thing that is missing or unreadable.
+      environments: what it was trained in, the lines of `environment.jsonl`.
+      amplified: `amplified.json`, or None.
     """
 
     name: str
@@ -44,6 +48,16 @@ class RunFiles:
     results: Results | None
     untrained: Results | None
     notes: tuple[str, ...]
+    environments: tuple[dict[str, Any], ...] = ()
+    amplified: dict[str, Any] | None = None
+
+    @property
+    def planned_steps(self) -> int | None:
+        """How many steps the run is to have: a setting, or what its epochs come to."""
+        planned = self.config.get("steps")
+        if planned is None and self.environments:
+            planned = self.environments[-1]["to_step"]
+        return planned if isinstance(planned, int) else None
 
     @property
     def last_step(self) -> int | None:
@@ -65,17 +79,19 @@ def read_run(run_dir: Path) -> RunFiles:
     if not (config or metrics or results):
         raise BadInputError(f"{run_dir}: not a run directory (no readable config.json, metrics.jsonl or results.json)")
     untrained = _read_results(run_dir / "results_untrained.json", notes)
-    run = RunFiles(run_dir.resolve().name, config, metrics, results, untrained, ())
+    environments = tuple(read_environments(run_dir / ENVIRONMENT))
+    amplified = _read_amplified(run_dir / AMPLIFIED, notes)
+    run = RunFiles(run_dir.resolve().name, config, metrics, results, untrained, (), environments, amplified)
     notes += _what_is_missing(run)
     return dataclasses.replace(run, notes=tuple(notes))
 
 
 def _what_is_missing(run: RunFiles) -> list[str]:
     notes = []
-    planned, done = run.config.get("steps"), run.last_step
+    planned, done = run.planned_steps, run.last_step
     if not run.metrics:
         notes.append("No training metrics: metrics.jsonl is absent or empty.")
-    elif isinstance(planned, int) and done is not None and done < planned:
+    elif planned is not None and done is not None and done < planned:
         notes.append(f"Training stopped, or still runs, at step {done:,} of {planned:,}.")
     if run.results is None:
         notes.append("Not evaluated yet: there are no scores of the trained model (results.json).")
@@ -106,6 +122,19 @@ def _read_results(path: Path, notes: list[str]) -> Results | None:
     except (BadInputError, UnicodeDecodeError) as error:
         notes.append(f"{path.name} could not be read: {str(error).removeprefix(f'{path}: ')}.")
         return None
+
+
+def _read_amplified(path: Path, notes: list[str]) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if {"first_step", "last_step", "rows", "loss", "pairs"} <= told.keys():
+            return told
+        notes.append(f"{path.name} is not of this version: no amplified pairs are shown.")
+    except (ValueError, AttributeError) as error:
+        notes.append(f"{path.name} could not be read: {error}.")
+    return None
 
 
 def _read_metrics(path: Path, notes: list[str]) -> dict[str, Series]:

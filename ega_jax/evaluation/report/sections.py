@@ -45,8 +45,10 @@ def description(run: RunFiles) -> str:
         parts.append(f"{'EGA' if beta else 'InfoNCE'} loss ({', '.join(filter(None, parameters))})")
     if data.get("directory"):
         parts.append(f"data {_last_part(data['directory'])}")
-    if run.config.get("steps") and data.get("batch_size"):
-        parts.append(f"{run.config['steps']} steps of {data['batch_size']} pairs")
+    if run.planned_steps and data.get("batch_size"):
+        epochs = run.config.get("epochs")
+        whole = f"{epochs} epoch{'s' * (epochs != 1)}, " if epochs else ""
+        parts.append(f"{whole}{run.planned_steps} steps of {data['batch_size']} pairs")
     return " · ".join(escape(part) for part in parts)
 
 

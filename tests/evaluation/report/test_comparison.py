@@ -13,7 +13,7 @@ from ega_jax.evaluation import evaluate
 from ega_jax.evaluation.report import write_comparison
 
 from ..synthetic_subsets import TableEncoder, random_subset
-from .test_page import HOSTILE, parse, write_metrics
+from .test_page import HOSTILE, parse, write_amplified, write_metrics
 
 
 @pytest.fixture
@@ -34,6 +34,7 @@ def runs(tmp_path):
         config = {"steps": 100, "seed": 3, "loss": {"beta": beta, "temperature": 0.02}, "note": HOSTILE if beta else ""}
         (home / "config.json").write_text(json.dumps(config))
         write_metrics(home)
+        write_amplified(home, [home / "gone.png"] * 3, beta)
         evaluate(TableEncoder(table), subsets).save(home)
         paths.append(home)
     return paths

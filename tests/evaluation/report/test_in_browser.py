@@ -34,10 +34,14 @@ addEventListener("load", () => {
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt install chromium (CI does)")
 
 
+def unfolded(page):
+    return page.read_text().replace('<details class="subset">', '<details open class="subset">')
+
+
 def look(page, width, tmp_path):
     """What the browser made of a page: lays it out at that width and measures it."""
     probed = tmp_path / "probed.html"
-    content = html.escape(page.read_text().replace("</body>", f"{PROBE}</body>"))
+    content = html.escape(unfolded(page).replace("</body>", f"{PROBE}</body>"))
     # In a frame: a window of its own is never narrower than 500.
     frame = f'<iframe style="border: 0" width="{width}" height="900" srcdoc="{content}"></iframe>'
     probed.write_text(f"<!DOCTYPE html><title></title>{frame}")

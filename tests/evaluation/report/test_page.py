@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from ega_jax.data.records import IMAGE_TOKEN, EvalSubset, Side, SubsetInfo
+from ega_jax.environment import record_environment
 from ega_jax.errors import BadInputError
 from ega_jax.evaluation import Results, evaluate
 from ega_jax.evaluation.report import gallery, write_report
@@ -67,6 +68,26 @@ def write_metrics(run, steps=100):
     (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
 
 
+def write_amplified(run, paths, beta=1.0):
+    def item(text, *images):
+        return {"text": text, "images": [str(path) for path in images]}
+
+    loss = {"alpha": 5.0, "beta": beta, "hardness": "relative", "combine": "normalized"}
+    similarities = {"positive_similarity": 0.5, "negative_similarity": 0.75, "amplification": 1.7, "subset": HOSTILE}
+    pairs = [
+        {
+            "place": place,
+            "query": item(f"{IMAGE_TOKEN} Who? {HOSTILE}", paths[0]),
+            "positive": item(f"{IMAGE_TOKEN} A picture.", paths[1]) if place % 2 else item("yes"),
+            "negative": item(f"{IMAGE_TOKEN} A picture.", paths[2]) if place % 2 else item(HOSTILE),
+            **similarities,
+        }
+        for place in (1, 2, 30)
+    ]
+    told = {"first_step": 97, "last_step": 100, "rows": 64, "loss": loss, "pairs": pairs}
+    (run / "amplified.json").write_text(json.dumps(told))
+
+
 @pytest.fixture
 def run(tmp_path):
     """A finished run on three subsets: image targets, text targets with hostile names and texts, and a pool of one."""
@@ -82,6 +103,7 @@ def run(tmp_path):
     for index, path in enumerate(paths):
         colour = rng.integers(0, 256, 3)
         Image.fromarray(np.linspace(colour, 255 - colour, 60 + index, dtype=np.uint8)[None].repeat(40, 0)).save(path)
+    write_amplified(run, paths)
     pictures = tuple(Side(f"{IMAGE_TOKEN} Represent the image.", (path,)) for path in paths)
     queries = tuple(Side(f"{IMAGE_TOKEN} Which? {HOSTILE} {index}", (paths[index],)) for index in range(12))
     pools = tuple(np.roll(np.arange(12, dtype=np.int32), -index) for index in range(12))
@@ -118,8 +140,10 @@ def test_a_finished_run_has_every_section(run):
         "Scores by subset",
         "Similarities of the test queries",
         "Hardness during training",
+        "What the loss amplified",
         "Training",
         "What the model retrieves",
+        "What is taken for what",
         "All numbers",
         "Settings",
     ]
@@ -197,6 +221,7 @@ def test_a_file_that_is_no_picture_gets_no_thumbnail(tmp_path):
 
 
 def test_the_gallery_is_bounded(monkeypatch, run):
+    (run / "amplified.json").unlink()  # which has cards too
     monkeypatch.setattr(gallery, "MOST_EXAMPLES", 6)
     text = write_report(run).read_text()
     assert 4 <= text.count("<article") <= 6
@@ -290,9 +315,25 @@ def test_the_environment_is_that_of_the_results(run):
     )
     known.save(run)
     assert Results.load(run / "results.json").environment == known.environment
-    shown = re.search(r"<h2>Environment of the evaluation</h2>(.*?)</section>", write_report(run).read_text())[1]
+    shown = re.search(r"<h2>Environment</h2>(.*?)</section>", write_report(run).read_text())[1]
     assert "<td>1.2.3</td>" in shown
     assert "8 x &lt;TPU&gt;" in shown
+    assert "training" not in shown
+    record_environment(run / "environment.jsonl", 0, 100, {"jax": "1.2.2", "mesh": "data 4"})
+    shown = re.search(r"<h2>Environment</h2>(.*?)</section>", write_report(run).read_text())[1]
+    assert "<th>training</th><th>evaluation</th>" in shown
+    assert "<tr><th>jax</th><td>1.2.2</td><td>1.2.3</td></tr>" in shown
+    assert "<tr><th>mesh</th><td>data 4</td><td>–</td></tr>" in shown
+
+
+def test_a_run_counted_in_epochs_says_how_long_it_is(run):
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "steps": None, "epochs": 2}))
+    assert "epochs" not in write_report(run).read_text().partition("</header>")[0]
+    record_environment(run / "environment.jsonl", 0, 120, {"jax": "1.2.2"})
+    text = write_report(run).read_text()
+    assert "2 epochs, 120 steps of 8 pairs" in text.partition("</header>")[0]
+    assert "at step 100 of 120" in text
 
 
 def test_no_run_no_report(tmp_path):
