@@ -24,7 +24,8 @@ except ModuleNotFoundError as error:  # the base install holds the losses alone
     sys.exit(2)
 
 from ega_jax.commands.common import BAD_INPUT, DONE, FAILED, STOPPED, say
-from ega_jax.errors import BadInputError
+from ega_jax.errors import BadInputError, NonFiniteEmbeddingError
+from ega_jax.files import is_full_disk
 
 COMMANDS = {
     "train": ("CONFIG [--run-dir DIR] [--FIELD VALUE ...]", "train an embedder, or go on with it"),
@@ -39,6 +40,10 @@ COMMANDS = {
     "report": ("RUN [RUN ...]", "write report.html again"),
 }
 """Name -> (usage, what it does); `ega_jax.commands.NAME.run` carries it out."""
+
+
+_OF_THE_USER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+"""What stands in the way of a path that somebody gave."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,11 +70,18 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         say("interrupted; start the same command again to go on")
         return STOPPED
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        say(f"the disk is full ({error.filename or 'while writing'}); make room and start the same command again")
+    except NonFiniteEmbeddingError as error:
+        say(str(error))
         return FAILED
+    except Exception as error:
+        if is_full_disk(error):
+            where = getattr(error, "filename", None) or "while writing"
+            say(f"the disk is full ({where}); make room and start the same command again")
+            return FAILED
+        if isinstance(error, OSError) and error.filename and error.errno in _OF_THE_USER:
+            say(f"{error.filename}: {error.strerror}")
+            return BAD_INPUT
+        raise
     finally:
         signal.signal(signal.SIGTERM, previous)
 

@@ -15,8 +15,8 @@ from ega_jax import __version__
 from ega_jax.data.buckets import Bucket, Buckets
 from ega_jax.data.images import ImageError
 from ega_jax.data.processor import Processor
-from ega_jax.data.records import Side, side_of
-from ega_jax.errors import BadInputError
+from ega_jax.data.records import Side, described, side_of
+from ega_jax.errors import BadInputError, NonFiniteEmbeddingError
 from ega_jax.models.fingerprint import weights_fingerprint
 from ega_jax.models.functional import embed_groups
 from ega_jax.models.recipe import Recipe
@@ -155,6 +155,7 @@ class Embedder:
         Raises:
           BadInputError: an item has neither text nor image, an unknown key, or an image that cannot be decoded; names
             it. Or `dimensions` is not from 1 to D.
+          NonFiniteEmbeddingError: a vector is NaN or infinite; names the item.
         """
         sides = [item if isinstance(item, Side) else _side(number, item) for number, item in enumerate(items)]
         if not sides:
@@ -177,6 +178,7 @@ class Embedder:
             progress(len(batch))
         result = np.empty((len(sides), self.width), np.float32)
         result[order] = np.concatenate(rows)
+        _require_finite(result, sides)
         return shortened(result, dimensions)
 
     def check(self, dimensions: int | None) -> None:
@@ -207,6 +209,16 @@ class Embedder:
                     self.processor.prepare(Side("", (source,)))
                 except ImageError as error:
                     raise BadInputError(f"{source}: {error}") from error
+
+
+def _require_finite(vectors: Float32[np.ndarray, "n D"], sides: Sequence[Side]) -> None:
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        first, bad = int(np.argmin(finite)), int(np.count_nonzero(~finite))
+        raise NonFiniteEmbeddingError(
+            f"the embedding of item {first} ({described(sides[first])}) is not finite ({bad} of {len(sides)} are not); "
+            "the weights may have diverged, or the compute dtype may overflow"
+        )
 
 
 def shortened(vectors: Float32[np.ndarray, "n D"], dimensions: int | None) -> Float32[np.ndarray, "n d"]:

@@ -7,12 +7,13 @@ import platform
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import jax
+from typing import TYPE_CHECKING, Any
 
 from ega_jax import __version__
 from ega_jax.files import write_whole
+
+if TYPE_CHECKING:
+    import jax
 
 ENVIRONMENT = "environment.jsonl"
 """Of a run directory: what it was trained in, a line for each change: `from_step` steps were done by then, and
@@ -24,6 +25,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 def environment(mesh: jax.sharding.Mesh | None = None) -> dict[str, str]:
     """Versions of Python and of the packages that decide numbers, the machine's architecture, JAX's devices, and how
     they are laid out where that is given."""
+    import jax  # reading what was recorded needs no jax
+
     devices = jax.devices()
     return {
         "python": platform.python_version(),

@@ -146,6 +146,11 @@ def one_line(capsys):
         (["train", MICRO, "--data.directory", "/nowhere/at/all"], "no such directory"),
         (["eval", "/nowhere/at/all"], "/nowhere/at/all"),
         (["report", "/nowhere/at/all"], "not a run directory"),
+        (["eval", "x", "--batch-size", "0", "--data", "x", "--output", "y"], "--batch-size must be at least 1, got 0"),
+        (["eval", "x", "--save-every", "-1", "--data", "x", "--output", "y"], "--save-every must be at least 1"),
+        (["mine", "x", "y", "z", "--batch-size", "0"], "--batch-size must be at least 1"),
+        (["data", "prepare", "x", "y", "--workers", "0"], "--workers must be at least 1"),
+        (["data", "show", MICRO, "--rows", "0"], "--rows must be at least 1"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_2(arguments, message, capsys):

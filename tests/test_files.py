@@ -1,10 +1,11 @@
 """Files appear whole or not at all, whoever else writes them."""
 
+import errno
 import os
 
 import pytest
 
-from ega_jax.files import write_whole
+from ega_jax.files import is_full_disk, write_whole
 
 
 def test_what_fails_in_between_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -37,3 +38,12 @@ def test_processes_of_one_number_on_two_hosts_do_not_write_into_one_file(tmp_pat
     assert all(name.parent == tmp_path and name.name.startswith(".") for name in names), "on the same disk, and hidden"
     assert path.read_text() == "first"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_known_by_number_and_by_words():
+    wrapped = RuntimeError("could not save")
+    wrapped.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    foreign = RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+    for error in (OSError(errno.EDQUOT, "Disk quota exceeded"), wrapped, foreign):
+        assert is_full_disk(error)
+    assert not is_full_disk(OSError(errno.EACCES, "Permission denied"))

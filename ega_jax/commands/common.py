@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
@@ -41,6 +41,13 @@ def select(found: Sequence[str], wanted: Sequence[str], directory: Path) -> list
             + (f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(found)}")
         )
     return list(wanted or found)
+
+
+def require_positive(chosen: Any, *names: str) -> None:
+    """Raises BadInputError unless these numbers of a command are at least 1."""
+    for name in names:
+        if getattr(chosen, name) < 1:
+            raise BadInputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(chosen, name)}")
 
 
 def tell_skipped(name: str, skipped: BadRecords) -> None:

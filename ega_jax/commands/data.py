@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from ega_jax.commands.common import DONE, FAILED, OnBadRecord, say, select
+from ega_jax.commands.common import DONE, FAILED, OnBadRecord, require_positive, say, select
 from ega_jax.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ def _prepare(arguments: Sequence[str]) -> int:
     from ega_jax.training.progress import Progress
 
     chosen = tyro.cli(Prepare, args=arguments, prog="ega-jax data prepare")
+    require_positive(chosen, "workers", "rows_per_shard")
     progress = Progress()
     written = [0]
     counters: dict[str, Callable[[int], None]] = {}
@@ -219,6 +220,7 @@ def _show(arguments: Sequence[str]) -> int:
     from ega_jax.inspection.pages import records_page
 
     chosen = tyro.cli(Show, args=arguments, prog="ega-jax data show")
+    require_positive(chosen, "rows")
     directory = data_directory(chosen.directory)
     names = select([info.name for info in find_subsets(directory, chosen.split)], chosen.subsets, directory)
     shown: list[tuple[TrainRows | EvalSubset, list[int]]] = []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import jax
 import tyro
 
-from ega_jax.commands.common import DONE, FAILED, OnBadRecord, say, tell_skipped
+from ega_jax.commands.common import DONE, FAILED, OnBadRecord, require_positive, say, tell_skipped
 from ega_jax.errors import BadInputError
 from ega_jax.training.distributed import DistributedError, Processes, agreed, first_alone, join
 from ega_jax.vectors.directory import Format
@@ -59,8 +59,7 @@ class Embed:
 def run(arguments: Sequence[str]) -> int:
     """Embeds a source."""
     chosen = tyro.cli(Embed, args=arguments, prog="ega-jax embed")
-    if chosen.shard_size < 1 or chosen.batch_size < 1:
-        raise BadInputError("--shard-size and --batch-size must be at least 1")
+    require_positive(chosen, "shard_size", "batch_size")
     try:
         join(chosen.processes)
         return _embed(chosen)

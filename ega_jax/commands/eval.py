@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from ega_jax.commands.common import DONE, FAILED, OnBadRecord, say, select, tell_skipped
+from ega_jax.commands.common import DONE, FAILED, OnBadRecord, require_positive, say, select, tell_skipped
 from ega_jax.data.directory import GLYPHS
 from ega_jax.errors import BadInputError
 from ega_jax.training.config import from_json
@@ -74,6 +74,7 @@ class Eval:
 def run(arguments: Sequence[str]) -> int:
     """Scores a run, writes results.json and report.html, prints the table."""
     chosen = tyro.cli(Eval, args=arguments, prog="ega-jax eval")
+    require_positive(chosen, "batch_size", "save_every")
     config = from_json(chosen.run / "config.json") if (chosen.run / "model").is_dir() else None
     name = chosen.data or (config.data.directory if config else None)
     output = chosen.output or (_output_of(chosen) if config else None)
@@ -95,7 +96,7 @@ def _evaluate(chosen: Eval, config: TrainConfig | None, name: str, output: Path)
     import jax
 
     from ega_jax.embedder import Embedder
-    from ega_jax.evaluation import NonFiniteEmbeddingError, results_table
+    from ega_jax.evaluation import results_table
     from ega_jax.evaluation.report import write_report
     from ega_jax.evaluation.suite_files import write_suite_files
 
@@ -104,14 +105,10 @@ def _evaluate(chosen: Eval, config: TrainConfig | None, name: str, output: Path)
     embedder = Embedder.from_pretrained(chosen.run)
     embedder.check(chosen.dimensions)
     baseline = None
-    try:
-        if config is not None and chosen.untrained and not chosen.suite:
-            start = embedder.with_parameters(Embedder.from_pretrained(chosen.run, untrained=True).parameters)
-            baseline = _score(start, subsets, chosen, suite, output, "before training")
-        results = _score(embedder, subsets, chosen, suite, output, "trained")
-    except NonFiniteEmbeddingError as error:
-        say(f"{error}; the weights have diverged, or the wrong ones were loaded")
-        return FAILED
+    if config is not None and chosen.untrained and not chosen.suite:
+        start = embedder.with_parameters(Embedder.from_pretrained(chosen.run, untrained=True).parameters)
+        baseline = _score(start, subsets, chosen, suite, output, "before training")
+    results = _score(embedder, subsets, chosen, suite, output, "trained")
     if not leads:
         return DONE
     if baseline is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ega_jax.commands.common import DONE, OnBadRecord, say, select, tell_skipped
+from ega_jax.commands.common import DONE, OnBadRecord, require_positive, say, select, tell_skipped
 from ega_jax.mining.choose import MiningSettings
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def run(arguments: Sequence[str]) -> int:
     from ega_jax.training.progress import Progress
 
     chosen = tyro.cli(Mine, args=arguments, prog="ega-jax mine")
+    require_positive(chosen, "batch_size")
     directory = data_directory(chosen.data)
     infos = find_subsets(directory, "train")
     names = select([info.name for info in infos], chosen.subsets, directory)

@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from ega_jax.commands.common import DONE, say
+from ega_jax.commands.common import DONE, require_positive, say
 from ega_jax.errors import BadInputError
 
 
@@ -50,8 +50,7 @@ def run(arguments: Sequence[str]) -> int:
     chosen = tyro.cli(Search, args=arguments, prog="ega-jax search")
     if not chosen.text and chosen.image is None:
         raise BadInputError("say what to look for: a text, --image or both")
-    if chosen.top < 1:
-        raise BadInputError("--top must be at least 1")
+    require_positive(chosen, "top")
     directory = VectorDirectory.open(chosen.vectors)
     index = Index(directory)
     made = directory.description

@@ -16,7 +16,8 @@ from ega_jax.data.mmeb import find_subsets, read_eval, read_train
 from ega_jax.embedder import Embedder
 from ega_jax.errors import BadInputError
 from ega_jax.evaluation import evaluate
-from ega_jax.evaluation.amplified import AMPLIFIED, amplified
+from ega_jax.evaluation.amplified import amplified
+from ega_jax.evaluation.details import AMPLIFIED
 from ega_jax.files import write_whole
 from ega_jax.training.config import TrainConfig, load_experiment, to_json
 from ega_jax.training.distributed import DistributedError, Processes, first_alone, join, require_agreement

@@ -11,6 +11,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from ega_jax.data.images import StoredImage
 from ega_jax.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Int, Int32
     from PIL.Image import Image
-
-    from ega_jax.data.images import StoredImage
 
 IMAGE_TOKEN = "<|image_1|>"
 """MMEB's image token, as it stands in the texts of every published subset."""
@@ -48,6 +47,13 @@ def side_of(text: str, images: Sequence[Path | StoredImage | Image]) -> Side:
     """A side whose images come before its text, a line each."""
     tokens = "".join(IMAGE_TOKEN.replace("1", str(place + 1)) + "\n" for place in range(len(images)))
     return Side(tokens + text, tuple(images))
+
+
+def described(side: Side) -> str:
+    """What a side is, for messages: its text, no more than 80 characters of it, and the names of its images."""
+    text = side.text if len(side.text) <= 80 else side.text[:79] + "…"
+    images = [str(image) if isinstance(image, Path | StoredImage) else "a picture in memory" for image in side.images]
+    return ", ".join([f"text {text!r}", *(f"image {image}" for image in images)])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

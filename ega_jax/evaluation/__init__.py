@@ -4,11 +4,11 @@
     results = evaluate(encode, subsets, suite="mmeb")
     results.save(run_dir)
 
-Nothing here needs jax: embeddings come from an `encode` function that is handed in. The report, which needs
-matplotlib, is `ega_jax.evaluation.report.write_report`.
+Nothing here needs jax: embeddings come from an `encode` function that is handed in. The report is
+`ega_jax.evaluation.report.write_report`.
 """
 
-from ega_jax.evaluation.encoding import NonFiniteEmbeddingError as NonFiniteEmbeddingError
+from ega_jax.errors import NonFiniteEmbeddingError as NonFiniteEmbeddingError
 from ega_jax.evaluation.mmeb import evaluate as evaluate
 from ega_jax.evaluation.results import Results as Results
 from ega_jax.evaluation.tables import markdown_table as markdown_table

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ega_jax.evaluation.encoding import Encode
     from ega_jax.losses import LossStats
 
-AMPLIFIED = "amplified.json"
 LARGEST, SPREAD = 8, 6
 """Pairs that are spelt out: the most amplified, and others at even distances among the rest."""
 LEAST_ROWS, MOST_BATCHES = 256, 8

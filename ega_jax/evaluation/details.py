@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from ega_jax.data.records import Side
 
+AMPLIFIED = "amplified.json"
+"""Of a run directory: the pairs of its batches that the loss amplified most (`ega_jax.evaluation.amplified`)."""
+
 MOST_TEXT = 280
 """Characters of a text that the report shows, and that `SubsetDetails.items` keeps."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ega_jax.data.images import StoredImage, identity
+from ega_jax.data.images import identity
+from ega_jax.data.records import described
+from ega_jax.errors import NonFiniteEmbeddingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
 
 ITEMS_PER_CALL = 4096
 """Sides handed to one `encode` call: enough for an encoder to sort by length, few enough to show progress."""
-
-
-class NonFiniteEmbeddingError(ValueError):
-    """The model embedded an item as NaN or infinity; the message names the subset and the item.
-
-    Not a `BadInputError`: the item is seldom to blame, diverged weights or an overflowing dtype mostly are.
-    """
 
 
 class EncodedItems:
@@ -87,7 +81,7 @@ def _check_rows(rows: Float32[np.ndarray, "n D"], sides: Sequence[Side], places:
     if not finite.all():
         first = int(np.argmin(finite))
         raise NonFiniteEmbeddingError(
-            f"{places[first]} ({_describe(sides[first])}): the embedding is not finite, nor are "
+            f"{places[first]} ({described(sides[first])}): the embedding is not finite, nor are "
             f"{np.count_nonzero(~finite) - 1} of the {len(rows) - 1} others encoded with it; "
             "the weights may have diverged, or the compute dtype may overflow"
         )
@@ -97,12 +91,6 @@ def _check_rows(rows: Float32[np.ndarray, "n D"], sides: Sequence[Side], places:
     if wrong.any():
         first = int(np.argmax(wrong))
         raise ValueError(
-            f"{places[first]} ({_describe(sides[first])}): encode returned a row of norm {norms[first]:.4g}; "
+            f"{places[first]} ({described(sides[first])}): encode returned a row of norm {norms[first]:.4g}; "
             "rows must be L2-normalised"
         )
-
-
-def _describe(side: Side) -> str:
-    text = side.text if len(side.text) <= 80 else side.text[:79] + "…"
-    images = [str(image) if isinstance(image, Path | StoredImage) else "a picture in memory" for image in side.images]
-    return ", ".join([f"text {text!r}", *(f"image {image}" for image in images)])

@@ -281,7 +281,7 @@ class Results:
           FileNotFoundError: there is no such file.
         """
         path = Path(path)
-        results = Results.from_json(path.read_text(encoding="utf-8"), source=path)
+        results = Results.from_json(path.read_text(encoding="utf-8", errors="replace"), source=path)
         details_path = path.with_name(f"{path.stem}_details.jsonl")
         if not details_path.exists():
             return results
@@ -289,6 +289,6 @@ class Results:
             # Not splitlines: texts may hold characters that only Python takes for line ends.
             lines = details_path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
             details = tuple(SubsetDetails.from_json(line) for line in lines)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInputError(f"{details_path}: damaged details ({type(error).__name__}: {error})") from None
         return dataclasses.replace(results, details=details)

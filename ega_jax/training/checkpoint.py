@@ -21,6 +21,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from ega_jax.errors import BadInputError
+from ega_jax.files import write_whole
 from ega_jax.training.distributed import of_first
 
 if TYPE_CHECKING:
@@ -249,9 +250,7 @@ class Checkpoints:
         hashes = {str(file.relative_to(folder)): _hash(file) for file in sorted(folder.rglob("*")) if file.is_file()}
         target = self.directory / _MANIFESTS / f"{step}.json"
         target.parent.mkdir(exist_ok=True)
-        temporary = target.with_suffix(".tmp")
-        temporary.write_text(json.dumps(hashes, indent=1))
-        os.replace(temporary, target)
+        write_whole(target, json.dumps(hashes, indent=1))
 
 
 def _parts(state: dict[str, Any]) -> dict[str, Any]:

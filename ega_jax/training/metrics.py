@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from ega_jax.errors import BadInputError
+from ega_jax.files import write_whole
 
 Metrics = Mapping[str, float]
 
@@ -37,9 +37,7 @@ class JsonLines:
           keep_to: the last step whose lines stay; None keeps none.
         """
         kept = [] if keep_to is None else [line for line in _whole_lines(path) if json.loads(line)["step"] <= keep_to]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        os.replace(temporary, path)
+        write_whole(path, "".join(kept))
         self._file = path.open("a")
 
     def write(self, step: int, metrics: Metrics) -> None:
@@ -106,9 +104,7 @@ def make_writers(run_dir: Path, names: Iterable[str], resumed_from: int | None) 
 def _wandb_id(file: Path) -> str:
     """A random one, kept in the run directory."""
     if not file.exists():
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(secrets.token_hex(8))
-        os.replace(temporary, file)
+        write_whole(file, secrets.token_hex(8))
     return file.read_text()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import resource
 import sys
 import time
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
+
+from ega_jax.files import write_whole
 
 if TYPE_CHECKING:
     from ega_jax.training.step import State
@@ -139,9 +140,7 @@ class StepClock:
     def save(self) -> None:
         """Keeps what was trained up to now beside the checkpoint that holds it: what a restart does again is not
         counted twice."""
-        temporary = self._file.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"began": self._began, "trained_s": self._trained + self._useful()}))
-        os.replace(temporary, self._file)
+        write_whole(self._file, json.dumps({"began": self._began, "trained_s": self._trained + self._useful()}))
 
     def _useful(self) -> float:
         return max(time.perf_counter() - self._line - self._paused, 1e-9)

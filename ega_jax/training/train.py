@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from ega_jax.data.pipeline import TrainingBatches, global_groups, prefetched
 from ega_jax.data.records import TrainRows
 from ega_jax.environment import ENVIRONMENT, environment, record_environment
 from ega_jax.errors import BadInputError
+from ega_jax.files import write_whole
 from ega_jax.training.checkpoint import Checkpoints
 from ega_jax.training.config import TrainConfig, from_json, to_json
 from ega_jax.training.distributed import first_alone
@@ -270,9 +270,7 @@ def claim_run_directory(config: TrainConfig, run_dir: Path) -> None:
             )
         return
     run_dir.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(to_json(config))
-    os.replace(temporary, path)
+    write_whole(path, to_json(config))
 
 
 def texts_of(subsets: Sequence[TrainRows]) -> Iterator[str]:

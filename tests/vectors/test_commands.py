@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 
 from ega_jax import Embedder
-from ega_jax.cli import BAD_INPUT, DONE, STOPPED, run
+from ega_jax.cli import BAD_INPUT, DONE, FAILED, STOPPED, run
 from ega_jax.models.weights import save_weights
 from ega_jax.training.setup import make_setup, starting_parameters, write_model_directory
 from ega_jax.vectors.directory import VectorDirectory
@@ -103,11 +103,36 @@ def test_search_finds_the_item_itself(home, precision, capsys):
     assert "picture of green" in capsys.readouterr().out or precision == "binary"
 
 
+def test_vectors_that_are_not_finite_are_an_error_and_never_written(home, monkeypatch, capsys):
+    encode = Embedder._encode
+
+    def diverged(self, sides, *arguments):
+        vectors = encode(self, sides, *arguments)
+        vectors[[side.text == "red" for side in sides] + [False] * (len(vectors) - len(sides))] = np.nan
+        return vectors
+
+    monkeypatch.setattr(Embedder, "_encode", diverged)
+    assert embed(home, "diverged") == FAILED
+    assert "(text 'red') is not finite (1 of 16 are not)" in capsys.readouterr().err
+    assert not list((home / "diverged").glob("*.safetensors"))
+
+
+def test_a_full_disk_is_said_in_a_line(home, monkeypatch, capsys):
+    def full(*arguments):
+        raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    assert embed(home, "full") == FAILED
+    assert "the disk is full" in capsys.readouterr().err.splitlines()[-1]
+    assert not [path for path in (home / "full").iterdir() if path.suffix == ".tmp"]
+
+
 def test_what_is_wrong_is_said_in_a_line(home, vectors, capsys):
     for arguments, message in (
         (["search", str(vectors)], "say what to look for"),
         (["search", str(home / "data"), "red"], "make vectors with ega-jax embed"),
-        (["search", str(vectors), "red", "--top", "0"], "at least 1"),
+        (["search", str(vectors), "red", "--top", "0"], "--top must be at least 1, got 0"),
+        (["search", str(vectors), "red", "--output", str(home / "no" / "page.html")], "No such file or directory"),
         (["embed", str(home / "model"), str(home / "nothing.jsonl"), str(home / "x")], "give a .jsonl"),
     ):
         assert run(arguments) == BAD_INPUT

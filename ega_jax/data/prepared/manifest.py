@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from ega_jax.data.prepared.records import FIELDS
 from ega_jax.data.records import SubsetInfo
 from ega_jax.errors import BadInputError
+from ega_jax.files import write_whole
 
 DATASET = "mmeb"
 VERSION = "1.0.0"
@@ -112,7 +112,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
         },
         "parts": [dataclasses.asdict(part) for part in manifest.parts],
     }
-    replace(directory / _FILE, json.dumps(content, indent=2) + "\n")
+    write_whole(directory / _FILE, json.dumps(content, indent=2) + "\n")
 
 
 def _write_tfds_metadata(directory: Path, manifest: Manifest) -> None:
@@ -151,10 +151,3 @@ def _write_tfds_metadata(directory: Path, manifest: Manifest) -> None:
         check_data=False,  # that check needs TensorFlow
         description="Rows in MMEB's schema (arXiv 2410.05160), prepared by ega_jax.",
     )
-
-
-def replace(path: Path, text: str) -> None:
-    """Writes a whole file or leaves the old one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -15,9 +15,10 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from ega_jax.data.image_files import ZippedImage
 from ega_jax.data.images import ImageError, StoredImage, open_image
-from ega_jax.data.prepared.manifest import outline_file, replace
+from ega_jax.data.prepared.manifest import outline_file
 from ega_jax.data.prepared.records import FIELDS, Row, RowSide, encode
 from ega_jax.data.records import BadRecordError, Side, TrainRows
+from ega_jax.files import write_whole
 
 # A record a group, so that one row is read alone; pictures are compressed already.
 _OPTIONS = "group_size:1,uncompressed"
@@ -57,7 +58,7 @@ class Written:
 
     def save(self, path: Path) -> None:
         bad = [[str(error.file), error.row, error.field, error.reason] for error in self.bad]
-        replace(path, json.dumps({"rows": self.rows, "bytes": self.bytes, "bad": bad}) + "\n")
+        write_whole(path, json.dumps({"rows": self.rows, "bytes": self.bytes, "bad": bad}) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Written:

@@ -32,13 +32,13 @@ from ega_jax.data.prepared.manifest import (
     Part,
     is_prepared,
     read_manifest,
-    replace,
     shard_files,
     write_manifest,
 )
 from ega_jax.data.prepared.shard import PlainRow, Written, write_shard
 from ega_jax.data.subsets import Split, find_files
 from ega_jax.errors import BadInputError
+from ega_jax.files import write_whole
 
 if TYPE_CHECKING:
     from ega_jax.data.records import Side, SubsetInfo, TrainRows
@@ -162,7 +162,7 @@ def _claim(output: Path, plan: str) -> Path:
         raise BadInputError(f"{output} is not empty, and nothing that was prepared here")
     for directory in (markers, output / "outline"):
         directory.mkdir(parents=True, exist_ok=True)
-    replace(known, plan)
+    write_whole(known, plan)
     return markers
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ega_jax.environment import ENVIRONMENT, read_environments
 from ega_jax.errors import BadInputError
-from ega_jax.evaluation.amplified import AMPLIFIED
+from ega_jax.evaluation.details import AMPLIFIED
 from ega_jax.evaluation.results import Results
 
 
