@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -42,8 +43,8 @@ Validate = Callable[[Setup, "Parameters"], Mapping[str, float]]
 better."""
 
 Observe = Callable[[Setup, "Parameters", TrainingBatches, int], object]
-"""Looks at the weights after a validation: the batches of the run, and how many steps are done. Every process calls
-it."""
+"""Looks at the weights after a validation, or at the end of a run without any: the batches of the run, and how many
+steps are done. Every process calls it."""
 
 SCORE = "eval/score"
 
@@ -85,7 +86,7 @@ def train(
       run_dir: where everything of the run goes; the same directory and config go on where they stopped.
       subsets: the training rows.
       validate: called every `config.validation.every` steps and at the end.
-      observe: called after each validation.
+      observe: called after each validation, or where there is none, after the last step.
       progress: shows how far it is.
       interrupt: notes signals, on which the run saves and ends; `validate` and `observe` may ask it too, and raise its
         StoppedError.
@@ -154,7 +155,7 @@ def train(
     writers = make_writers(run_dir, config.writers, resumed_from) if jax.process_index() == 0 else []
 
     # ---------------------------------------------------------------- the loop
-    done = int(state["step"])
+    began_at = done = int(state["step"])
     if jax.process_index() == 0 and done < len(batches):
         record_environment(run_dir / ENVIRONMENT, done, len(batches), environment(mesh))
     iterator = prefetched(batches, start=done, threads=config.data.threads, prefetch=config.data.prefetch)
@@ -245,6 +246,11 @@ def train(
                 skipped += watch.look()
                 save(state, score)
             advance(done, logged)
+        if validate is None and observe is not None and stopped_by is None and done > began_at:
+            watchdog.alive("looking at pairs")
+            # A signal has nothing left to save.
+            with contextlib.suppress(StoppedError), progress.pause("looking at pairs"):
+                observe(setup, {**state["trained"], **state["frozen"]}, batches, done)
     for writer in writers:
         writer.close()
     iterator.close()

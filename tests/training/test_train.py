@@ -77,7 +77,18 @@ def test_stopped_by_a_signal_and_started_again_is_the_run_left_alone(subsets, tm
 
 def test_epochs_end_when_every_row_was_seen(subsets, tmp_path):
     epochs = dataclasses.replace(config, steps=None, epochs=2)
-    summary = train(epochs, tmp_path / "run", [subsets[0].take(range(13))])
+    seen = []
+
+    def observe(setup, parameters, batches, done):
+        seen.append((len(batches), done))
+
+    summary = train(epochs, tmp_path / "run", [subsets[0].take(range(13))], observe=observe)
+    assert seen == [(2, 2)], "without validation, at the end"
+    (environment,) = map(json.loads, (tmp_path / "run" / "environment.jsonl").read_text().splitlines())
+    assert (environment["from_step"], environment["to_step"]) == (0, 2)
+    again = train(epochs, tmp_path / "run", [subsets[0].take(range(13))], observe=observe)
+    assert again.steps == 2
+    assert len(seen) == 1, "nothing was trained"
     assert summary.steps == 2, "a batch of 16 holds all 13 rows"
     assert all(np.isfinite(line["loss"]) for line in metrics_of(tmp_path / "run"))
 
