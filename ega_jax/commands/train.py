@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,9 +17,10 @@ from ega_jax.data.mmeb import find_subsets, read_eval, read_train
 from ega_jax.embedder import Embedder
 from ega_jax.errors import BadInputError
 from ega_jax.evaluation import evaluate
-from ega_jax.evaluation.amplified import amplified
+from ega_jax.evaluation.amplified import LOSS_OPTIONS, amplified
 from ega_jax.evaluation.details import AMPLIFIED
 from ega_jax.files import write_whole
+from ega_jax.losses import ega_loss
 from ega_jax.training.config import TrainConfig, load_experiment, to_json
 from ega_jax.training.distributed import DistributedError, Processes, first_alone, join, require_agreement
 from ega_jax.training.finite import TrainingError
@@ -166,8 +168,15 @@ def _observer(
     """What `train` calls after a validation: keeps the pairs that the loss amplified most of late."""
 
     def observe(setup: Setup, parameters: Parameters, batches: TrainingBatches, done: int) -> None:
-        told = amplified(encode_with(setup, parameters), batches, done, dataclasses.asdict(config.loss))
+        encode = encode_with(setup, parameters)
+        told = amplified(encode, loss_stats, batches, done, dataclasses.asdict(config.loss))
         if jax.process_index() == 0:
             write_whole(run_dir / AMPLIFIED, told)
 
     return observe
+
+
+@functools.partial(jax.jit, static_argnames=LOSS_OPTIONS)
+def loss_stats(queries: Any, targets: Any, labels: Mapping[str, Any], **options: Any) -> Any:
+    """What the loss says of each row of a batch of unit vectors."""
+    return ega_loss(queries, targets, **labels, **options, normalize=False, return_stats=True)[1]

@@ -6,27 +6,22 @@ weights after them, under the loss's own options and its own rules of what count
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import numpy as np
 
 from ega_jax.evaluation.details import item
 from ega_jax.evaluation.encoding import item_key
-from ega_jax.losses import ega_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from jaxtyping import Bool, Float32, Int
 
     from ega_jax.data.pipeline import BatchSides, TrainingBatches
     from ega_jax.data.records import Side
     from ega_jax.evaluation.encoding import Encode
-    from ega_jax.losses import LossStats
 
 LARGEST, SPREAD = 8, 6
 """Pairs that are spelt out: the most amplified, and others at even distances among the rest."""
@@ -52,11 +47,15 @@ class Pairs(NamedTuple):
     amplification: Float32[np.ndarray, " n"]
 
 
-def amplified(encode: Encode, batches: TrainingBatches, done: int, loss: Mapping[str, Any]) -> str:
+def amplified(
+    encode: Encode, stats_of: Callable[..., Any], batches: TrainingBatches, done: int, loss: Mapping[str, Any]
+) -> str:
     """Returns `amplified.json` after so many steps.
 
     Args:
       encode: n sides -> (n, D) float32 unit rows. Of several processes all call it with the same sides.
+      stats_of: (queries, targets, labels, **options) -> `LossStats` of the loss under `LOSS_OPTIONS`; labels are the
+        plan's arrays by `ega_loss`'s names.
       batches: of the run.
       done: steps done, at least one.
       loss: the run's settings of it, by name; `LOSS_OPTIONS` are used.
@@ -68,7 +67,7 @@ def amplified(encode: Encode, batches: TrainingBatches, done: int, loss: Mapping
         step -= 1
         sides = batches.sides_of(step)
         taken += sum(query is not None for query in sides.queries)
-        rows += _spelt(sides, hardest_pairs(encode, sides, options))
+        rows += _spelt(sides, hardest_pairs(encode, stats_of, sides, options))
     rows.sort(key=lambda row: (-row["amplification"], row["positive_similarity"] - row["negative_similarity"]))
     rest = range(LARGEST, len(rows))
     chosen = [*range(min(LARGEST, len(rows))), *rest[len(rest) // (2 * SPREAD) :: max(len(rest) // SPREAD, 1)][:SPREAD]]
@@ -77,12 +76,12 @@ def amplified(encode: Encode, batches: TrainingBatches, done: int, loss: Mapping
     return json.dumps(told, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def hardest_pairs(encode: Encode, sides: BatchSides, options: Mapping[str, Any]) -> Pairs:
-    """Finds the hardest negative of each query of a batch, and what the loss makes of it."""
+def hardest_pairs(encode: Encode, stats_of: Callable[..., Any], sides: BatchSides, options: Mapping[str, Any]) -> Pairs:
+    """Finds the hardest negative of each query of a batch, and what the loss makes of it; see `amplified`."""
     plan = sides.plan
     queries, targets = _embedded(encode, sides.queries, sides.targets)
     labels = {name: getattr(plan, name) for name in ("positives", "query_ids", "target_ids", "target_mask", "weights")}
-    stats = _stats(queries, targets, labels, **options)
+    stats = stats_of(queries, targets, labels, **options)
     similarity = queries @ targets.T
     positive = similarity[np.arange(len(queries)), plan.positives][:, None]
     counts = _negatives(sides, similarity - positive, options["false_negative_margin"])
@@ -95,13 +94,6 @@ def hardest_pairs(encode: Encode, sides: BatchSides, options: Mapping[str, Any])
         np.asarray(stats.hardest_negative_similarity)[place],
         np.asarray(stats.hardest_negative_amplification)[place],
     )
-
-
-@functools.partial(jax.jit, static_argnames=LOSS_OPTIONS)
-def _stats(queries: Any, targets: Any, labels: dict[str, Any], **options: Any) -> LossStats:
-    """The loss's statistics of a batch."""
-    _, stats = ega_loss(queries, targets, **labels, **options, normalize=False, return_stats=True)
-    return stats
 
 
 def _negatives(

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from ega_jax.commands.train import loss_stats
 from ega_jax.data.pipeline import BatchSides
 from ega_jax.data.records import Side
 from ega_jax.evaluation.amplified import LARGEST, LEAST_ROWS, LOSS_OPTIONS, SPREAD, amplified, hardest_pairs
@@ -76,7 +77,7 @@ def test_the_hardest_negative_and_its_amplification_are_those_of_the_formulas():
     batches = Batches()
     sides = batches.sides_of(3)
     expected = by_hand(batches, sides)
-    pairs = hardest_pairs(TableEncoder(batches.table), sides, OPTIONS)
+    pairs = hardest_pairs(TableEncoder(batches.table), loss_stats, sides, OPTIONS)
     assert pairs.query.tolist() == list(expected)
     assert pairs.negative.tolist() == [column for column, *_ in expected.values()]
     for found, place in ((pairs.positive_similarity, 1), (pairs.negative_similarity, 2), (pairs.amplification, 3)):
@@ -86,7 +87,7 @@ def test_the_hardest_negative_and_its_amplification_are_those_of_the_formulas():
 @pytest.mark.parametrize("beta", [2.0, 0.0])
 def test_the_most_amplified_come_first_and_others_at_even_distances(beta):
     batches = Batches()
-    told = json.loads(amplified(TableEncoder(batches.table), batches, 9, {**LOSS, "beta": beta}))
+    told = json.loads(amplified(TableEncoder(batches.table), loss_stats, batches, 9, {**LOSS, "beta": beta}))
     assert batches.asked == list(range(8, 8 - len(batches.asked), -1))
     assert LEAST_ROWS <= told["rows"] == len(batches.asked) * (ROWS - 1) < LEAST_ROWS + ROWS
     assert (told["first_step"], told["last_step"]) == (10 - len(batches.asked), 9)
@@ -110,5 +111,5 @@ def test_the_most_amplified_come_first_and_others_at_even_distances(beta):
 
 def test_a_first_step_has_no_batch_before_it():
     batches = Batches()
-    assert json.loads(amplified(TableEncoder(batches.table), batches, 1, LOSS))["rows"] == ROWS - 1
+    assert json.loads(amplified(TableEncoder(batches.table), loss_stats, batches, 1, LOSS))["rows"] == ROWS - 1
     assert batches.asked == [0]

@@ -107,7 +107,7 @@ def test_vectors_that_are_not_finite_are_an_error_and_never_written(home, monkey
     encode = Embedder._encode
 
     def diverged(self, sides, *arguments):
-        vectors = encode(self, sides, *arguments)
+        vectors = np.array(encode(self, sides, *arguments))
         vectors[[side.text == "red" for side in sides] + [False] * (len(vectors) - len(sides))] = np.nan
         return vectors
 
