@@ -303,7 +303,10 @@ def test_figures_are_drawn_from_the_loss():
     np.testing.assert_allclose(ega.positive, -ega.negative, rtol=1e-5)
 
 
-@pytest.mark.parametrize("figure", sorted((ROOT / "docs" / "figures").glob("*.svg")), ids=lambda path: path.name)
+DRAWN = sorted(path for path in (ROOT / "docs" / "figures").glob("*.svg") if not path.name.startswith("evidence-"))
+
+
+@pytest.mark.parametrize("figure", DRAWN, ids=lambda path: path.name)
 def test_figures_show_the_defaults(figure):
     words = " ".join(ElementTree.parse(figure).getroot().itertext())
     assert f"α {DEFAULTS.alpha:g}, β {DEFAULTS.beta:g}" in words, "run python docs/figures/draw.py again"
