@@ -12,6 +12,7 @@ import tyro
 
 from ega_jax.commands.common import DONE
 from ega_jax.errors import BadInputError
+from ega_jax.files import write_whole
 
 if TYPE_CHECKING:
     from ega_jax.evaluation import Results
@@ -60,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
             for title, table in tables.items()
         }
         document = {"schema": "ega_jax.comparison", "version": 1, **facts, **found}
-        chosen.output.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(chosen.output, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     return DONE
 
 

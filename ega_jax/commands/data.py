@@ -15,6 +15,7 @@ import tyro
 
 from ega_jax.commands.common import DONE, FAILED, OnBadRecord, require_positive, say, select
 from ega_jax.errors import BadInputError
+from ega_jax.files import write_whole
 
 if TYPE_CHECKING:
     from ega_jax.data.processor import Processor
@@ -206,7 +207,7 @@ def _verify(arguments: Sequence[str]) -> int:
         for name, ladder in buckets.items():
             print(f"suggested data.{name}: {' '.join(map(str, ladder))}")
     page = verification_page(chosen.directory, found, processor.layout.unit, buckets)
-    chosen.output.write_text(page, encoding="utf-8")
+    write_whole(chosen.output, page)
     bad = sum(len(one.bad) + bool(one.broken) for one in found)
     print(f"{sum(one.rows for one in found):,} rows, {bad:,} bad: {chosen.output}")
     return FAILED if bad else DONE
@@ -233,7 +234,7 @@ def _show(arguments: Sequence[str]) -> int:
             subset = read_eval(directory, name, chosen.split, on_bad_record="skip", verify_images="path")
             count = len(subset.queries)
         shown.append((subset, sample_rows(count, chosen.rows, chosen.seed, name).tolist()))
-    chosen.output.write_text(records_page(f"{chosen.directory}, {chosen.split}", shown), encoding="utf-8")
+    write_whole(chosen.output, records_page(f"{chosen.directory}, {chosen.split}", shown))
     print(f"{sum(len(rows) for _, rows in shown)} records of {len(shown)} subsets: {chosen.output}")
     return DONE
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ega_jax.commands.common import DONE, OnBadRecord, require_positive, say, select, tell_skipped
+from ega_jax.files import write_whole
 from ega_jax.mining.choose import MiningSettings
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def run(arguments: Sequence[str]) -> int:
     accounts = {name: output.account(name) for name in names}
     mined_rows = [(read_train(chosen.output, name), accounts[name]) for name in names]
     page = chosen.output / "mined.html"
-    page.write_text(mining_page(f"negatives mined by {chosen.model.name}", mined_rows), encoding="utf-8")
+    write_whole(page, mining_page(f"negatives mined by {chosen.model.name}", mined_rows))
     for name, told in accounts.items():
         print(f"{name:<24} {told['rows']:>9,} rows  {told['mined']:>9,} negatives  {told['short']:>9,} rows have fewer")
     if sum(told["short"] for told in accounts.values()) * 2 > sum(told["rows"] for told in accounts.values()):

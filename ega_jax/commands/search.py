@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ega_jax.commands.common import DONE, require_positive, say
 from ega_jax.errors import BadInputError
+from ega_jax.files import write_whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ def run(arguments: Sequence[str]) -> int:
         table.add_row(str(rank), f"{similarity:.4f}", item["id"], item["text"], " ".join(item["images"]))
     Console().print(table)
     if chosen.output is not None:
-        chosen.output.write_text(_page(chosen, Path(made.source), found), encoding="utf-8")
+        write_whole(chosen.output, _page(chosen, Path(made.source), found))
         say(f"wrote {chosen.output}")
     return DONE
 

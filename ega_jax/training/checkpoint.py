@@ -212,7 +212,8 @@ class Checkpoints:
         if step is None and steps:
             return max(steps)
         if step not in steps or step is None:
-            raise BadInputError(f"{self.directory} holds no checkpoint {'' if step is None else step}; it has {steps}")
+            held = f"{step}; it has {steps}" if steps else "yet: train first"
+            raise BadInputError(f"{self.directory} holds no checkpoint {held}")
         return step
 
     def _agreed_damage(self, step: int) -> str | None:
