@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -19,8 +20,15 @@ from ega_jax.training.config import LossSettings, MeshSettings, ModelSettings
 from ega_jax.training.optimizer import make_optimizer
 from ega_jax.training.roles import roles_of
 from ega_jax.training.setup import make_setup, write_model_directory
-from ega_jax.training.sharding import batch_devices, make_mesh, parameter_shardings
-from ega_jax.training.step import initial_state, state_shardings, to_global, train_step
+from ega_jax.training.sharding import batch_devices, batch_sharding, make_mesh, parameter_shardings
+from ega_jax.training.step import (
+    embed_batch,
+    embed_sides,
+    initial_state,
+    state_shardings,
+    to_global,
+    train_step,
+)
 from ega_jax.training.train import texts_of
 
 from ..colours import write_colours
@@ -154,6 +162,37 @@ def test_chunks_on_a_mesh_too(subsets, setup):
     mesh = make_mesh(MeshSettings(data=4, fsdp=2))
     expected = gradients(setup, one_device(), batches(subsets, setup, one_device()), 0)
     assert_same_gradients(gradients(setup, mesh, batches(subsets, setup, mesh, 1), 0), expected)
+
+
+def test_sides_of_one_shape_are_embedded_in_one_loop():
+    mesh = make_mesh(MeshSettings(data=4, fsdp=2))
+    rng = np.random.default_rng(0)
+    weights = jnp.asarray(rng.normal(size=(5, 3)), jnp.float32)
+    make = functools.partial(jax.device_put, device=batch_sharding(mesh))
+    queries, targets = ({"x": make(rng.normal(size=(16, 2, 5)).astype(np.float32))} for _ in range(2))
+
+    def embed(weights, inputs):
+        return jnp.tanh(inputs["x"] @ weights)
+
+    def together(weights, queries, targets):
+        found = embed_sides(embed, weights, queries, targets, mesh)
+        return sum(jnp.sum(jnp.sin(side) * (1 + place)) for place, side in enumerate(found)), found
+
+    def apart(weights, queries, targets):
+        found = [embed_batch(embed, weights, side, mesh) for side in (queries, targets)]
+        return sum(jnp.sum(jnp.sin(side) * (1 + place)) for place, side in enumerate(found)), found
+
+    results = [jax.jit(jax.value_and_grad(of, has_aux=True)) for of in (together, apart)]
+    (_, found), gradient = results[0](weights, queries, targets)
+    (_, expected), expected_gradient = results[1](weights, queries, targets)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+        assert one.sharding.shard_shape(one.shape) == (4, 3)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5)
+    program, twice = (of.lower(weights, queries, targets) for of in results)
+    assert 2 * program.as_text().count("stablehlo.while") == twice.as_text().count("stablehlo.while") > 0
+    moved = ("all-gather", "all-to-all", "collective-permute")
+    assert not any(name in program.compile().as_text() for name in moved)
 
 
 def test_pictures_that_do_not_fit_are_an_error_or_shrink_by_setting(subsets, setup, model_dir):
