@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float32
     from PIL.Image import Image
 
-    from ega_jax.models.functional import Parameters
+    from ega_jax.models.embedding_model import EmbeddingModel
+    from ega_jax.models.functional import Functional, Parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,17 +92,12 @@ class Embedder:
         """The model of a setup with these weights."""
         sharding = batch_sharding(setup.mesh)
 
-        # Every process gets all embeddings: each ranks the same queries.
-        @functools.partial(jax.jit, out_shardings=replicated(setup.mesh))
-        def embed(parameters: Parameters, inputs: Any) -> Array:
-            return embed_groups(functools.partial(setup.functional.embed, parameters), inputs, setup.mesh, BATCH)
-
         def place(x: np.ndarray) -> Array:
             return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
         model, devices = setup.functional.merge(parameters), batch_devices(setup.mesh)
         return cls(
-            embed,
+            embed_program(setup.functional, setup.mesh),
             parameters,
             setup.processor,
             setup.buckets,
@@ -209,6 +205,15 @@ class Embedder:
                     self.processor.prepare(Side("", (source,)))
                 except ImageError as error:
                     raise BadInputError(f"{source}: {error}") from error
+
+
+def embed_program(functional: Functional[EmbeddingModel], mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
+    """(parameters, grouped inputs) -> (G, R, D) on every device, jitted: each process ranks the same queries."""
+
+    def embed(parameters: Parameters, inputs: Any) -> Array:
+        return embed_groups(functools.partial(functional.embed, parameters), inputs, mesh, BATCH)
+
+    return jax.jit(embed, out_shardings=replicated(mesh))
 
 
 def _require_finite(vectors: Float32[np.ndarray, "n D"], sides: Sequence[Side]) -> None:

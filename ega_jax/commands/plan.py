@@ -14,12 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ega_jax.commands.common import DONE, first_positional, say
-from ega_jax.training.config import TrainConfig, load_experiment
+from ega_jax.errors import BadInputError
+from ega_jax.training.config import MeshSettings, TrainConfig, load_experiment
 
 if TYPE_CHECKING:
-    from ega_jax.data.buckets import Bucket
     from ega_jax.plan.plan import Plan
-    from ega_jax.plan.topology import Topology
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,19 +32,26 @@ class PlanOptions:
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     topology: tuple[str, ...]
-    """One or several to compare: v5p:4x4x4 (chips of a TPU slice), h200:8, h200:4x8 (hosts x GPUs), cpu:8."""
+    """One or several to compare: v5p:4x4x4 (chips of a TPU slice), v5e:16x16:2 (two slices), h200:8, h200:4x8 (hosts x
+    GPUs), cpu:8."""
     query: tuple[int, int] = (1024, 1)
     """The bucket of the queries: tokens of a row, and tiles or patches of its pictures."""
     target: tuple[int, int] = (1024, 1)
     """The same of the targets."""
+    encode: bool = False
+    """Plan the encoding of `validation.batch_size` rows of the query bucket instead, which has the run's state beside
+    it."""
+    search_mesh: bool = False
+    """Try the meshes that make sense, and suggest the fastest that fits; every try is compiled."""
     search_chunk: bool = False
-    """Double the chunk size for as long as the step fits; every try is compiled."""
+    """Double the chunk size for as long as the step fits, or halve it until it does, and suggest the fastest; every try
+    is compiled."""
     output: Path | None = None
     """Write all figures there too, as JSON."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Plans a step on each topology, prints a table, and writes JSON."""
+    """Plans a program on each topology, prints a table, and writes JSON."""
     path, rest = first_positional(arguments, "a config file, such as configs/glyphs.py")
     default: Any = tyro.MISSING  # only help is asked for
     if path is not None:
@@ -57,21 +63,42 @@ def run(arguments: Sequence[str]) -> int:
     jax.config.update("jax_enable_compilation_cache", False)
 
     from ega_jax.data.buckets import Bucket
-    from ega_jax.plan.plan import make_plan
+    from ega_jax.plan.plan import make_plan, plan_encoding
+    from ega_jax.plan.search import search_chunk, search_mesh
     from ega_jax.plan.topology import find_topology
 
+    if chosen.encode and (chosen.search_mesh or chosen.search_chunk):
+        raise BadInputError("--encode has no mesh or chunk to search; set --mesh.fsdp and --validation.batch-size")
     query, target = Bucket(*chosen.query), Bucket(*chosen.target)
     topologies = [find_topology(name) for name in chosen.topology]
     plans = []
     for topology in topologies:
         say(f"compiling for {topology.name}: a model of 7B takes one to three minutes")
-        plan = make_plan(chosen.config, topology, query, target)
+        config = chosen.config
+        if chosen.encode:
+            plan = plan_encoding(config, topology, query)
+        elif chosen.search_mesh:
+            tried = search_mesh(config, topology, query, target, say)
+            if not tried:
+                raise BadInputError(
+                    f"{topology.name}: on no mesh of {len(topology.devices)} devices does the state fit and a batch of "
+                    f"{config.data.batch_size} divide into chunks of {config.data.chunk_size} rows"
+                )
+            plan = _best(tried, "meshes")
+            config = dataclasses.replace(config, mesh=MeshSettings(**plan.mesh))
+        else:
+            plan = make_plan(config, topology, query, target)
         if chosen.search_chunk:
-            plan = _largest_chunk(chosen.config, topology, query, target, plan)
+            tried = search_chunk(config, topology, query, target, plan, say)
+            plan = _best(tried, "chunks")
+            if largest := max((one.chunk_size or 0 for one in tried if one.fits), default=0):
+                print(f"{topology.name}: the largest chunk that fits, of those tried, has {largest} rows")
         plans.append(plan)
     Console().print(_table(plans))
     for plan in plans:
         print(f"{plan.topology}: {plan.verdict}")
+        if chosen.search_mesh or chosen.search_chunk:
+            print(f"{plan.topology}: suggested: {_settings(plan)}")
         if plan.unknown_loops:
             print(f"{plan.topology}: {plan.unknown_loops} loops have no known bound and were counted once")
     if chosen.output is not None:
@@ -80,30 +107,21 @@ def run(arguments: Sequence[str]) -> int:
     return DONE
 
 
-def _largest_chunk(config: TrainConfig, topology: Topology, query: Bucket, target: Bucket, plan: Plan) -> Plan:
-    """The plan of the largest chunk that fits: the given one doubled, within a device's share of the batch."""
-    from ega_jax.plan.plan import make_plan
+def _best(tried: Sequence[Plan], what: str) -> Plan:
+    print(f"{tried[0].topology}: {what} that were tried, the fastest that fits first")
+    Console().print(_table(tried))
+    return tried[0]
 
-    share = config.data.batch_size // (plan.mesh["data"] * plan.mesh["fsdp"])
-    chunk = plan.chunk_size
-    while plan.fits and chunk is not None and share % (chunk := 2 * chunk) == 0:
-        say(f"it fits; compiling with a chunk of {chunk} rows")
-        tried = make_plan(
-            dataclasses.replace(config, data=dataclasses.replace(config.data, chunk_size=chunk)),
-            topology,
-            query,
-            target,
-        )
-        if not tried.fits:
-            break
-        plan = tried
-    return plan
+
+def _settings(plan: Plan) -> str:
+    mesh = f"--mesh.data -1 --mesh.fsdp {plan.mesh['fsdp']} --mesh.tensor {plan.mesh['tensor']}"
+    return mesh if plan.chunk_size is None else f"{mesh} --data.chunk-size {plan.chunk_size}"
 
 
 def _table(plans: Sequence[Plan]) -> Table:
-    table = Table("of one device", *(plan.topology for plan in plans))
+    table = Table(f"{plans[0].program}, of one device", *(plan.topology for plan in plans))
     table.add_row("mesh (data x fsdp x tensor)", *(" x ".join(map(str, plan.mesh.values())) for plan in plans))
-    table.add_row("rows a chunk", *(str(plan.chunk_size or "all") for plan in plans))
+    table.add_row("rows at once", *(str(plan.chunk_size or "all") for plan in plans))
     for title, name, unit in (
         ("parameters, GiB", "parameter_bytes", 2**30),
         ("optimizer, GiB", "optimizer_bytes", 2**30),
@@ -119,7 +137,7 @@ def _table(plans: Sequence[Plan]) -> Table:
         table.add_row(f"{kind}, GB sent", *(f"{plan.sent_bytes.get(kind, 0) / 1e9:,.2f}" for plan in plans))
     for part in dict.fromkeys(part for plan in plans for part in plan.seconds):
         table.add_row(f"{part} at their peak, s", *(f"{plan.seconds.get(part, 0):.3f}" for plan in plans))
-    table.add_row("step, s: all overlapped, nothing", *(_pair(plan.step_seconds, "{:.2f}") for plan in plans))
+    table.add_row("in all, s: all overlapped, nothing", *(_pair(plan.step_seconds, "{:.2f}") for plan in plans))
     table.add_row("MFU at these", *(_pair(plan.mfu, "{:.0%}") for plan in plans))
     return table
 
