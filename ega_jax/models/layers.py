@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 
 from ega_jax.errors import BadInputError
 from ega_jax.models.attention import IMPLEMENTATIONS
@@ -190,12 +191,25 @@ class Stack(nnx.Module):
         """Applies layer(x, *args) for each layer; `args` are the same for all."""
 
         def step(x: Array, layer: Callable[..., Array]) -> tuple[Array, None]:
-            return layer(x, *args), None
+            return layer(keep_rows(x), *args), None
 
         if self.remat != "none":
             # Inside a scan, common subexpressions cannot be merged across the loop: no barrier is needed.
             step = jax.checkpoint(step, policy=_REMAT_POLICIES[self.remat], prevent_cse=False)
-        return jax.lax.scan(step, x, self.layers)[0]
+        return keep_rows(jax.lax.scan(step, x, self.layers)[0])
+
+
+def keep_rows(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    """`x`, whose rows stay on the devices that `embed_groups` gave them to.
+
+    Where a weight's output features are split, XLA may split the activations' features like them and give every device
+    the rows of all: then it sends activations in each layer, where weights are less.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or any(kind != jax.sharding.AxisType.Auto for kind in mesh.axis_types):
+        return x
+    # What is left open here gets the batch's axes from the `vmap` around it.
+    return jax.lax.with_sharding_constraint(x, P(*[P.UNCONSTRAINED] * x.ndim))
 
 
 def logical_axes(state: Any) -> Any:

@@ -1,5 +1,7 @@
 """Layers against float64 numpy, and what a stack of them promises."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,12 +9,14 @@ import pytest
 from flax import nnx
 
 from ega_jax.models.attention import attention
+from ega_jax.models.functional import Functional, embed_groups
 from ega_jax.models.layers import (
     Compute,
     Embed,
     LayerNorm,
     Linear,
     RMSNorm,
+    Stack,
     logical_axes,
     rotary_angles,
     rotate,
@@ -162,6 +166,45 @@ def test_kernels_have_unit_gain():
     x = jax.random.normal(jax.random.key(1), (64, 256))
     linear = Linear(256, 700, axes=("embed", "mlp"), compute=Compute(), rngs=nnx.Rngs(0))
     np.testing.assert_allclose(linear(x).std(), 1, atol=0.03)
+
+
+class Mlp(nnx.Module):
+    def __init__(self, rngs):
+        wide = {"compute": Compute(), "rngs": rngs}
+        self.up = Linear(64, 128, axes=("vision_embed", "vision_mlp"), **wide)
+        self.down = Linear(128, 64, axes=("vision_mlp", "vision_embed"), **wide)
+
+    def __call__(self, x):
+        return x + self.down(jax.nn.gelu(self.up(x)))
+
+
+class Tower(nnx.Module):
+    def __init__(self, rngs):
+        self.patches = Linear(24, 64, axes=(None, "vision_embed"), compute=Compute(), rngs=rngs)
+        self.layers = Stack(Mlp, 2, compute=Compute(), rngs=rngs)
+
+    def embed(self, x):
+        return self.layers(self.patches(x))
+
+
+def test_rows_stay_where_they_are_and_weights_are_gathered():
+    """Also where the first weight's output features are split, and XLA would split all activations like them."""
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+    tower = Functional(Tower)
+    places = {"patches/kernel": jax.P(None, "fsdp"), "layers/layers/up/kernel": jax.P(None, "fsdp"),
+              "layers/layers/down/kernel": jax.P(None, None, "fsdp")}  # fmt: skip
+    parameters = {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=jax.NamedSharding(mesh, places.get(path, jax.P())))
+        for path, leaf in tower.parameters.items()
+    }
+    inputs = jax.ShapeDtypeStruct((8, 16, 24), jnp.float32, sharding=jax.NamedSharding(mesh, jax.P("fsdp")))
+
+    def run(parameters, inputs):
+        return embed_groups(functools.partial(tower.embed, parameters), inputs, mesh, ("fsdp",))
+
+    program = jax.jit(run).lower(parameters, inputs).compile().as_text()
+    assert "all-gather" in program
+    assert not [name for name in ("all-reduce", "reduce-scatter", "all-to-all") if name in program]
 
 
 def test_attention_over_a_mesh_needs_no_communication():
