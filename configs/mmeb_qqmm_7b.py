@@ -35,12 +35,14 @@ config = TrainConfig(
         sub_batch_size=64,  # choice: VLM2Vec-V2's best of 0, 32, 64, 128, 1024
         mixing_exponent=1.0,  # choice: by size, as a plain shuffle of all rows would draw
         negatives_per_query=0,  # choice: published runs on this data read the negatives and do not use them
-        chunk_size=4,  # memory alone: the gradient is the whole batch's
+        chunk_size=4,  # the gradient is the whole batch's; a chunk's patches all meet in the tower's attention
         token_buckets=(128, 256, 512, 768, 1024, 2048),  # the prompt's system turn takes some 90 tokens
         image_buckets=(0, 512, 1024, 2048),  # patches, four to a visual token
     ),
     loss=LossSettings(temperature=0.02),  # reported; alpha, beta and combine are choices, see docs/loss.md
     optimizer=OptimizerSettings(learning_rate=1e-4, warmup=0.1),  # choice: UniME-V2's
-    mesh=MeshSettings(data=-1, fsdp=8),
+    # The frozen weights, 15 GB, stay whole: split over "fsdp", each chunk would gather them three times. On devices of
+    # 16 or 32 GiB give --mesh.fsdp 4 --data.chunk-size 4.
+    mesh=MeshSettings(data=-1, fsdp=1),
     checkpoint=CheckpointSettings(every=200),
 )
