@@ -20,6 +20,13 @@ def test_the_page_of_the_loss_is_drawn_from_its_results(benchmarks):
     assert benchmarks("loss_page").render(results) == (ROOT / "docs/benchmarks/loss.md").read_text()
 
 
+def test_the_page_of_scale_is_drawn_from_its_records(benchmarks):
+    scale, page = benchmarks("scale"), benchmarks("scale_page")
+    records, cells = list(scale.read().values()), [scale.planned(cell) for cell in scale.cells()]
+    assert page.render(records, cells) == (ROOT / "docs/benchmarks/scale.md").read_text()
+    assert page.choices(records, cells) in (ROOT / "docs/scale.md").read_text()
+
+
 def test_results_replace_what_they_measure_again(benchmarks, tmp_path):
     results = benchmarks("measure").Results(tmp_path / "results.json")
     results.save(
