@@ -130,7 +130,9 @@ def histograms(panels: Sequence[tuple[str, Sequence[Distribution]]], *, alt: str
             _y_axis([y_of(tick) for tick in y_ticks], labels(y_ticks, short_percent)),
             _x_axis([x_of(tick) for tick in x_ticks], labels(x_ticks), x_label),
         ]
-        for one, shares in shown:
+        for order, (one, shares) in enumerate(shown):
+            # The first filled, others in outline: they can be told apart in grey.
+            kind = "outline" if order else "area"
             edges = [x_of(low + (high - low) * edge / bins) for edge in range(bins + 1)]
             corners = [
                 f"{edges[place + side]:.1f},{y_of(share):.1f}" for place, share in enumerate(shares) for side in (0, 1)
@@ -139,11 +141,15 @@ def histograms(panels: Sequence[tuple[str, Sequence[Distribution]]], *, alt: str
             outline = f"{edges[0]:.1f},{ground} {' '.join(corners)} {edges[-1]:.1f},{ground}"
             mean = x_of(sum(one.values) / len(one.values))
             body.append(
-                f'<g style="color:var(--{one.colour})"><polygon class="area" points="{outline}"/>'
+                f'<g style="color:var(--{one.colour})"><polygon class="{kind}" points="{outline}"/>'
                 f'<line class="mean" x1="{mean:.1f}" x2="{mean:.1f}" y1="{TOP}" y2="{ground}"/></g>'
             )
+        looks = ("filled", *["outline"] * len(shown))
         legend = _legend(
-            [(f"{one.label}, mean {sum(one.values) / len(one.values):.2f}", one.colour) for one, _ in shown]
+            [
+                (f"{one.label} ({look}), mean {sum(one.values) / len(one.values):.2f}", one.colour)
+                for (one, _), look in zip(shown, looks, strict=False)
+            ]
         )
         charts.append(f"<h3>{escape(title)}</h3>{legend}{_svg(body, f'{title}: {alt}')}")
     return charts

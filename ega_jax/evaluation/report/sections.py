@@ -156,7 +156,7 @@ def hardness(run: RunFiles) -> str:
     charts = []
     mean, largest = (run.metrics.get(f"hardness/amplification_{kind}") for kind in ("mean", "max"))
     if mean or largest:
-        lines = curves([("largest in the batch", "negative", largest), ("mean", "accent", mean)])
+        lines = _dashed(curves([("largest in the batch (dashed)", "negative", largest), ("mean", "accent", mean)]))
         alt = "mean and largest amplification of the hardest negative over training"
         chart = line_chart(lines, alt=alt, form=times, least=1.0, logarithmic=True)
         charts.append(f"<h3>Amplification of the hardest negative</h3>{chart}")
@@ -166,16 +166,20 @@ def hardness(run: RunFiles) -> str:
     positive = run.metrics.get("hardness/positive_similarity")
     negative = run.metrics.get("hardness/hardest_negative_similarity")
     if positive or negative:
-        lines = curves([("hardest negative", "negative", negative), ("positive", "positive", positive)])
+        lines = _dashed(
+            curves([("hardest negative (dashed)", "negative", negative), ("positive", "positive", positive)])
+        )
         chart = line_chart(lines, alt="mean similarity of positives and hardest negatives over training")
         charts.append(f"<h3>Cosine similarity in the batch</h3>{chart}")
-    both = [
-        ("hardest_negative_similarity", "hardest negative", "negative"),
-        ("positive_similarity", "positive", "positive"),
-    ]
-    if lines := _spread(run, both):
-        chart = line_chart(lines, alt="percentiles of both similarities over training")
-        charts.append(f"<h3>Their spread: median, 10th (dotted) and 90th percentile (dashed)</h3>{chart}")
+    for metric, title, colour in (
+        ("positive_similarity", "the positive's", "positive"),
+        ("hardest_negative_similarity", "the hardest negative's", "negative"),
+    ):
+        if lines := _spread(run, [(metric, "", colour)]):
+            chart = line_chart(lines, alt=f"percentiles of {title} similarity over training")
+            charts.append(
+                f"<h3>Spread of {title} similarity: median, 10th (dotted) and 90th percentile (dashed)</h3>{chart}"
+            )
     if violations := run.metrics.get("hardness/violations"):
         lines = curves([("", "negative", violations)])
         alt = "share of training queries whose hardest negative beats the positive"
@@ -185,6 +189,11 @@ def hardness(run: RunFiles) -> str:
         chart = line_chart(curves([("", "accent", effective)]), alt="effective number of negatives", least=0.0)
         charts.append(f"<h3>Negatives that share the push (effective number)</h3>{chart}")
     return grid(charts)
+
+
+def _dashed(lines: Sequence[Line]) -> list[Line]:
+    """The same, those of negatives dashed: they can be told from the others in grey."""
+    return [dataclasses.replace(line, dashes="7 4") if line.colour == "negative" else line for line in lines]
 
 
 def _spread(run: RunFiles, named: Sequence[tuple[str, str, str]]) -> list[Line]:

@@ -148,10 +148,20 @@ def test_a_finished_run_has_every_section(run):
         "Settings",
     ]
     assert "This report is partial" not in text
-    assert text.count("<svg") == 2 + 5 + 5
+    assert text.count("<svg") == 2 + 6 + 5
     assert text.count("<title>") == 1 + text.count("<svg")  # each chart says what it shows
     assert "EGA loss" in text
     assert "100 steps of 8 pairs" in text
+
+
+def test_charts_can_be_read_in_grey(run):
+    text = write_report(run).read_text()
+    histograms = re.search(r"<h2>Similarities of the test queries</h2>(.*?)</section>", text)[1].split("<h3>")[1:]
+    assert [(one.count('class="area"'), one.count('class="outline"')) for one in histograms] == [(1, 1), (1, 1)]
+    together = re.search(r"<h3>Cosine similarity in the batch</h3>(.*?)</svg>", text)[1]
+    assert "hardest negative (dashed)" in together
+    smooth = [line for line in re.findall(r"<polyline[^>]*>", together) if "faint" not in line]
+    assert ["dasharray" in line for line in smooth] == [True, False]
 
 
 def test_scores_stand_in_the_report_as_they_are_in_the_file(run):
