@@ -100,8 +100,10 @@ def _embed(chosen: Embed) -> int:
         format=chosen.format,
         shard_size=chosen.shard_size,
     )
+    directory = VectorDirectory(chosen.output, description)
     with first_alone("the directory of vectors"):
-        directory = VectorDirectory.create(chosen.output, description, lines)
+        if first:
+            directory = VectorDirectory.create(chosen.output, description, lines)
     _write_missing(directory, found, embedder, chosen, first)
     if first:
         print(f"{len(found.items):,} vectors of {width} entries, {chosen.precision}: {chosen.output}")
