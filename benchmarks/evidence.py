@@ -3,7 +3,7 @@
     pip install -e '.[evidence]'
     python benchmarks/evidence.py frozen            # what configs/evidence/frozen.py says; resumes
     python benchmarks/evidence.py glyphs            # whole models, by configs/evidence/glyphs_*.py; resumes
-    python benchmarks/evidence.py overhead          # seconds of a step with EGA against one with InfoNCE
+    python benchmarks/evidence.py overhead          # time of a gradient with EGA against one with InfoNCE
     python benchmarks/evidence.py page              # docs/evidence.md and its figures, from what was recorded
 
 Each cell is one line of docs/benchmarks/evidence.jsonl, with the settings tried, the one chosen and the scores of every
@@ -36,7 +36,7 @@ def main() -> None:
     for name in ("worlds", "conditions", "methods"):
         parser.add_argument(f"--{name}", nargs="*", help="only these")
     arguments = parser.parse_args()
-    {"frozen": frozen, "map": frozen_map, "glyphs": glyphs, "page": page}[arguments.part](
+    {"frozen": frozen, "map": frozen_map, "glyphs": glyphs, "overhead": overhead, "page": page}[arguments.part](
         arguments, Records(arguments.records)
     )
 
@@ -150,6 +150,41 @@ def glyphs(arguments: argparse.Namespace, records: Records) -> None:
                 }
             )
             print(f"{subject}: {seconds:.0f} s", flush=True)
+
+
+def overhead(arguments: argparse.Namespace, records: Records, rows: int = 64, length: int = 64) -> None:
+    """Time of a gradient with EGA against one with InfoNCE: a small model and short texts, where it shows most."""
+    import jax
+    from measure import interleave
+
+    from ega_jax.losses import ega_loss, info_nce_loss
+    from ega_jax.models import build
+    from ega_jax.models.functional import Functional
+
+    functional = Functional(lambda rngs: build("llava_onevision_tiny", rngs=rngs))
+    parameters = functional.initialize(0)
+    texts = np.random.default_rng(0).integers(10, 500, (2, rows, length)).astype(np.int32)
+    sides = [{"input_ids": ids, "attention_mask": np.ones(ids.shape, bool)} for ids in texts]
+
+    def program(loss: Any) -> Any:
+        def objective(parameters: Any) -> Any:
+            return loss(*(functional.embed(parameters, side) for side in sides), temperature=0.05, symmetric=True)
+
+        gradient = jax.jit(jax.grad(objective))
+        return lambda: jax.block_until_ready(gradient(parameters))
+
+    times = interleave({"ega": program(ega_loss), "info_nce": program(info_nce_loss)}, seconds=90)
+    ratios = sorted(a / b for a, b in zip(times["ega"], times["info_nce"], strict=True))
+    records.add(
+        {
+            "part": "overhead",
+            "subject": f"`llava_onevision_tiny` ({rows} pairs of texts of {length} tokens)",
+            "ratio": _rounded(np.median(ratios)),
+            "quartiles": _rounded(np.quantile(ratios, [0.25, 0.75])),
+            "rounds": len(ratios),
+            "milliseconds": _rounded(1e3 * np.median(times["info_nce"])),
+        }
+    )
 
 
 def page(arguments: argparse.Namespace, records: Records) -> None:

@@ -319,7 +319,7 @@ def cost_section(evidence: Evidence) -> str:
     if row is None:
         return "Not measured yet."
     return (
-        f"A train step of {row['subject']} with EGA takes {row['ratio']:.3f} times as long as one with InfoNCE "
+        f"A gradient of {row['subject']} with EGA takes {row['ratio']:.3f} times as long as one with InfoNCE "
         f"(median of {row['rounds']} paired steps; quartiles {row['quartiles'][0]:.3f} and {row['quartiles'][1]:.3f}). "
         "What the loss alone costs is in [benchmarks/loss.md](benchmarks/loss.md)."
     )
