@@ -72,27 +72,37 @@ def frozen(arguments: argparse.Namespace, records: Records) -> None:
             continue
         began = time.perf_counter()
         world, condition = worlds.load(cell.world, arguments.cache / "features"), study.conditions[cell.condition]
-        settings = study.settings(cell.method)
-        tried = training.train(world, condition, cell.method, settings, study.tuning_seeds)["validation"].mean(1)
-        chosen = settings[int(np.argmax(tried))]
-        tested = training.train(world, condition, cell.method, [chosen], study.test_seeds)
+        tried = _try(world, condition, cell.method, study.settings(cell.method), study.tuning_seeds)
+        tried += _try(world, condition, cell.method, study.refine(cell.method, _best(tried)), study.tuning_seeds)
+        tested = training.train(world, condition, cell.method, [_best(tried)], study.test_seeds)
         records.add(
             subject
             | {
-                "chosen": _rounded(chosen),
+                "chosen": _rounded(_best(tried)),
                 "seeds": list(study.test_seeds),
                 "tested": {name: _rounded(values[0]) for name, values in tested.items()},
-                "tried": [
-                    _rounded(each) | {"validation": _rounded(v)} for each, v in zip(settings, tried, strict=True)
-                ],
+                "tried": _rounded(tried),
                 "seconds": round(time.perf_counter() - began, 1),
             }
         )
-        score = 100 * tested["in_distribution"].mean(), 100 * tested["out_of_distribution"].mean()
-        print(
-            f"{number}/{len(cells)} {cell}: {score[0]:.1f} / {score[1]:.1f}, {records.rows[-1]['seconds']} s",
-            flush=True,
-        )
+        near, far = (100 * tested[f"{where}_distribution"].mean() for where in ("in", "out_of"))
+        print(f"{number}/{len(cells)} {cell}: hit@1 {near:.1f} / {far:.1f}", flush=True)
+
+
+def _try(
+    world: Any, condition: Any, method: str, settings: list[dict[str, float]], seeds: Any
+) -> list[dict[str, float]]:
+    """The settings, each with its hit@1 on validation questions."""
+    from frozen import training
+
+    found = training.train(world, condition, method, settings, seeds)["validation"].mean(1)
+    return [{**each, "validation": float(score)} for each, score in zip(settings, found, strict=True)]
+
+
+def _best(tried: list[dict[str, float]]) -> dict[str, float]:
+    """The setting of the highest score, without the score."""
+    best = max(tried, key=lambda each: each["validation"])
+    return {name: value for name, value in best.items() if name != "validation"}
 
 
 def frozen_map(arguments: argparse.Namespace, records: Records) -> None:
@@ -214,7 +224,7 @@ def _rounded(values: Any) -> Any:
         return {name: _rounded(value) for name, value in values.items()}
     if np.ndim(values):
         return [_rounded(value) for value in values]
-    return bool(values) if isinstance(values, (bool, np.bool_)) else float(f"{float(values):.5g}")
+    return bool(values) if isinstance(values, bool | np.bool_) else float(f"{float(values):.5g}")
 
 
 if __name__ == "__main__":

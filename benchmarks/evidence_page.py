@@ -39,11 +39,12 @@ trained runs in {cells} cells. Three sets of pairs, all from data that installed
 | digits | even rows of a handwritten digit → its odd rows | new digits | 8 and 9, never seen |
 | patches | a distorted patch → the patch of a photograph | new patches | photographs never seen |
 
-**The same budget for every method.** {trials} settings, trained from {tuning} seeds, are compared by hit@1 on
-validation questions; the best is trained again from {seeds} other seeds and tested once on other questions. All methods
-try the same {trials} pairs of learning rate and temperature, and with each pair another value of what else they have.
-The space, the methods and the seeds were written down first, in `configs/evidence/frozen.py`. EGA has four numbers to
-find and InfoNCE two, with the same tries: that is the price of having more settings, and it is counted here.
+**The same budget for every method.** {trials} settings all over the space, and then {refined} around the best of them,
+are trained from {tuning} seeds and compared by hit@1 on validation questions; the best of all is trained again from
+{seeds} other seeds and tested once on other questions. All methods try the same {trials} pairs of learning rate and
+temperature first, and with each pair another value of what else they have. The space, the methods and the seeds are
+written down in `configs/evidence/frozen.py`. EGA has four numbers to find and InfoNCE two, with the same tries: that is
+the price of having more settings, and it is counted here.
 
 **Paired.** Runs of one seed share initial weights, batches and noise. Differences are taken within a seed; ± is the
 standard error over seeds, and brackets hold the 95 % interval of a bootstrap over seeds. Seeds vary training, not the
@@ -340,6 +341,13 @@ def answer(evidence: Evidence) -> str:
         best = max(others, key=lambda method: float(np.mean(evidence.gains(method))))
         gains = evidence.gains(best)
         lines.append(f"- Of the other methods, **{METHODS[best].title}** did best: it {verdict(gains)} InfoNCE.")
+    if evidence.gains("llave") is not None:
+        lines.append(
+            "- LLaVE weighs a negative by exp(α s), without the `1 +` and whatever the positive's similarity: its "
+            "margin grows as the positive's similarity does, and never ends. EGA's absolute hardness, exp(α (s - 1)), "
+            "would need a β of exp(α) for that, far outside of what was tried; at the β that were, it does next to "
+            "nothing."
+        )
     bad = evidence.gains("ega_unnormalized")
     if bad is not None:
         lines.append(f"- **{METHODS['ega_unnormalized'].title}** {verdict(bad)} InfoNCE: not for use.")
@@ -396,12 +404,13 @@ def render(rows: Rows, study: Any) -> str:
     """The page, from the records and `configs/evidence/frozen.py`'s study."""
     evidence = Evidence(rows)
     frozen = [row for row in rows if row["part"] == "frozen"]
-    runs = len(frozen) * (study.trials * len(study.tuning_seeds) + len(study.test_seeds))
+    runs = len(frozen) * ((study.trials + study.refined) * len(study.tuning_seeds) + len(study.test_seeds))
     return PAGE.format(
         answer=answer(evidence),
         runs=f"{runs:,}",
         cells=len(frozen),
         trials=study.trials,
+        refined=study.refined,
         tuning=len(study.tuning_seeds),
         seeds=len(study.test_seeds),
         map_seeds=len(study.map_seeds),

@@ -77,11 +77,18 @@ def test_all_methods_try_the_same_temperatures_and_rates(study_modules):
     study = runpy.run_path(str(ROOT / "configs/evidence/frozen.py"))["study"]
     first = [(s["learning_rate"], s["temperature"]) for s in study.settings("info_nce")]
     assert len(set(first)) == study.trials
+    ones = {"learning_rate": 1.0, "temperature": 1.0}
     for name, method in methods.items():
         tried = study.settings(name)
         assert [(s["learning_rate"], s["temperature"]) for s in tried] == first
         assert all(set(s) == {"learning_rate", *method.tuned} for s in tried)
         assert all(low <= s[key] <= high for s in tried for key, (low, high) in study.space.items() if key in s)
+        refined = study.refine(name, tried[3])
+        factors = np.array([[s[key] / tried[3][key] for key in ("learning_rate", "temperature")] for s in refined])
+        assert factors.shape == (study.refined, 2)
+        np.testing.assert_allclose(factors, np.array([list(s.values()) for s in study.refine("info_nce", ones)]))
+        assert factors.min() < 0.75 < 1.33 < factors.max()
+        assert np.abs(np.log(factors)).max() <= np.log(study.spread)
 
 
 def test_seeds_that_choose_do_not_test(study_modules):

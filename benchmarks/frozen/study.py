@@ -36,7 +36,9 @@ class Study:
 
     Attributes:
         space: the least and the largest value of every scalar; values between are taken on a logarithmic scale.
-        trials: settings that every method may try in a cell.
+        trials: settings that every method may try in a cell, all over the space.
+        refined: further settings that it may try around the best of those.
+        spread: the largest factor between a refined setting and the best.
         tuning_seeds: each trial is trained from these, and judged by its mean hit@1 on validation questions.
         test_seeds: what was chosen is trained again from these, and tested. None is a tuning seed.
         conditions: by name.
@@ -49,6 +51,8 @@ class Study:
 
     space: Mapping[str, tuple[float, float]]
     trials: int
+    refined: int
+    spread: float
     tuning_seeds: tuple[int, ...]
     test_seeds: tuple[int, ...]
     conditions: Mapping[str, Condition]
@@ -76,19 +80,30 @@ class Study:
                             yield cell
 
     def settings(self, method: str) -> list[dict[str, float]]:
-        """The settings a method tries.
+        """The settings a method tries first.
 
         A Halton sequence whose coordinates belong to the scalars: every method tries the same learning rates and
         temperatures together, and whatever else it has beside them.
         """
-        names = list(self.space)
-        points = qmc.Halton(len(names), rng=np.random.default_rng(0)).random(self.trials)
-        wanted = ("learning_rate", *METHODS[method].tuned)
         return [
             {
-                name: float(low * (high / low) ** point[names.index(name)])
+                name: low * (high / low) ** float(point[name])
                 for name, (low, high) in self.space.items()
-                if name in wanted
+                if name in point
             }
-            for point in points
+            for point in self._points(method, self.trials, seed=0)
         ]
+
+    def refine(self, method: str, best: Mapping[str, float]) -> list[dict[str, float]]:
+        """The settings a method tries then: the best, times factors that are the same for every method."""
+        return [
+            {name: value * self.spread ** (2 * float(point[name]) - 1) for name, value in best.items()}
+            for point in self._points(method, self.refined, seed=1)
+        ]
+
+    def _points(self, method: str, count: int, seed: int) -> list[dict[str, float]]:
+        """Points of the unit cube, by scalar."""
+        names = list(self.space)
+        points = qmc.Halton(len(names), rng=np.random.default_rng(seed)).random(count)
+        wanted = ("learning_rate", *METHODS[method].tuned)
+        return [{name: point[names.index(name)] for name in wanted} for point in points]

@@ -20,6 +20,8 @@ study = Study(
         "bias": (1, 12),
     },
     trials=16,
+    refined=16,
+    spread=1.6,
     tuning_seeds=(0, 1),
     test_seeds=tuple(range(10, 18)),
     conditions={
