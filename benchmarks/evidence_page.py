@@ -11,6 +11,8 @@ import numpy as np
 from frozen.methods import METHODS
 from glyph_runs import standard_error
 
+from ega_jax.losses import DEFAULTS
+
 Rows = Sequence[dict[str, Any]]
 WORLDS = {"names": "names", "digits": "digits", "patches": "patches"}
 SIDES = {"in_distribution": "in", "out_of_distribution": "out of"}
@@ -83,6 +85,8 @@ mean of in and out of distribution.
 
 {conditions}
 
+{everywhere}
+
 {conditions_text}
 
 ## Space and gradients
@@ -103,6 +107,10 @@ gradient norm over a run is its standard deviation over its mean.
 ## Cost
 
 {cost}
+
+## What follows
+
+{follows}
 
 ## Rerun it
 
@@ -146,6 +154,13 @@ class Evidence:
         pairs = [(self.scores(w, condition, method, sides), self.scores(w, condition, base, sides)) for w in worlds]
         differences = [one - other for one, other in pairs if one is not None and other is not None]
         return np.mean(differences, axis=0) if len(differences) == len(pairs) else None
+
+    def everywhere(self, method: str, base: str = BASE) -> list[np.ndarray] | None:
+        """`gains` of every world under every condition, if the method was tried in all of them."""
+        cells = [(condition, world) for condition in self.conditions() for world in self.worlds(condition)]
+        found = [self.gains(method, base, worlds=[world], condition=condition) for condition, world in cells]
+        gains = [each for each in found if each is not None]
+        return gains if len(gains) == len(cells) else None
 
     def conditions(self) -> list[str]:
         return list(dict.fromkeys(row["condition"] for row in self.rows if row["part"] == "frozen"))
@@ -241,6 +256,30 @@ def space_table(evidence: Evidence) -> str:
     return table(["", *names.values()], rows)
 
 
+def everywhere_table(evidence: Evidence) -> str:
+    """Means over all conditions, of the methods that every one of them has."""
+    rows = []
+    for method in METHODS:
+        found = evidence.everywhere(method)
+        if method == BASE or found is None:
+            continue
+        ahead = sum(each.mean() > 0 for each in found)
+        low, high = min(found, key=np.mean), max(found, key=np.mean)
+        control = evidence.everywhere(method, CONTROL)
+        rows.append(
+            [
+                METHODS[method].title,
+                gain(np.mean(found, axis=0), brackets=True),
+                f"{ahead} of {len(found)}",
+                gain(low),
+                gain(high),
+                "" if method == CONTROL or control is None else gain(np.mean(control, axis=0), brackets=True),
+            ]
+        )
+    head = ["", "to InfoNCE, mean over all lines", "ahead in", "least", "most", "to the control, mean over all lines"]
+    return table(head, rows)
+
+
 def untuned_text(evidence: Evidence) -> str:
     lines = []
     for method in EGA:
@@ -250,14 +289,16 @@ def untuned_text(evidence: Evidence) -> str:
         grid, values = gains
         best = int(np.argmax(values.mean(axis=(0, 2))))
         share = np.mean(values.mean(axis=(0, 2)) > 0)
-        default = grid.index((5.0, 1.0)) if (5.0, 1.0) in grid else None
+        default = grid.index(DEFAULTS[:2]) if DEFAULTS[:2] in grid else None
         alpha, beta = grid[best]
         line = (
             f"- **{METHODS[method].title}**: better than InfoNCE on average in {share:.0%} of the squares; best at "
             f"α = {alpha:g}, β = {beta:g} ({gain(values[:, best].mean(0))})"
         )
         if default is not None:
-            line += f"; at α = 5, β = 1: {gain(values[:, default].mean(0), brackets=True)}"
+            line += (
+                f"; at α = {DEFAULTS.alpha:g}, β = {DEFAULTS.beta:g}: {gain(values[:, default].mean(0), brackets=True)}"
+            )
         lines.append(line + ".")
     return "\n".join(lines)
 
@@ -315,6 +356,29 @@ def glyphs_section(evidence: Evidence) -> str:
     )
 
 
+def what_follows(evidence: Evidence) -> str:
+    """The defaults, and what a user should do."""
+    found, late, plain = map_gains(evidence, EGA[0]), *(evidence.gains(m) for m in ("ega_normalized_late", EGA[0]))
+    if found is None or late is None or plain is None:
+        return "Too little has been run."
+    grid, values = found
+    means = values.mean(axis=(0, 2))
+    alpha, beta = grid[int(np.argmax(means))]
+    small, large = (np.mean([m for (a, _), m in zip(grid, means, strict=True) if a == pick]) for pick in (1, 20))
+    return (
+        f'- `ega_jax.losses.DEFAULTS` stay at α = {DEFAULTS.alpha:g}, β = {DEFAULTS.beta:g}, `"{DEFAULTS.combine}"`. '
+        f"Of the map, α = {alpha:g}, β = {beta:g} did best, which is one square in {len(grid)} chosen after the fact; "
+        f"small α did better ({small:+.1f} at α = 1 on average, {large:+.1f} at α = 20). At small α the weight hardly "
+        "depends on the hardness: what helps there is nearly a constant margin on all negatives. Whole models are to "
+        "decide before the defaults move.\n"
+        f"- A β that rises from 0 does not earn its place: {gain(late - plain, brackets=True)} to a constant one.\n"
+        '- Leave `"rebalanced"` and `"unnormalized"` for study. The first can be much worse than InfoNCE at '
+        "temperatures near 0.1, and the more so the larger α is.\n"
+        "- Tune the temperature first: it is worth more than any choice here. Then try `llave_loss` beside `ega_loss`: "
+        "on these features it gained more."
+    )
+
+
 def cost_section(evidence: Evidence) -> str:
     row = next((row for row in evidence.rows if row["part"] == "overhead"), None)
     if row is None:
@@ -330,17 +394,27 @@ def answer(evidence: Evidence) -> str:
     """The page in a few lines, each with the figures that it follows from."""
     lines = []
     for method in EGA:
-        gains = evidence.gains(method)
+        gains, everywhere = evidence.gains(method), evidence.everywhere(method)
         if gains is not None:
             lines.append(
                 f"- **{METHODS[method].title}**, tuned with the same budget as everything else, {verdict(gains)} "
                 f"InfoNCE, and {verdict(evidence.gains(method, CONTROL))} InfoNCE at EGA's own temperature and margin."
             )
+        control = evidence.everywhere(method, CONTROL)
+        if everywhere is not None and control is not None:
+            ahead = sum(each.mean() > 0 for each in everywhere)
+            lines[-1] += (
+                f" Over {len(everywhere)} [conditions](#other-conditions) it {verdict(np.mean(everywhere, axis=0))} "
+                f"InfoNCE, ahead in {ahead}, and {verdict(np.mean(control, axis=0))} that control."
+            )
     others = [method for method in evidence.methods("plain") if method not in (BASE, *EGA)]
     if others:
         best = max(others, key=lambda method: float(np.mean(evidence.gains(method))))
-        gains = evidence.gains(best)
-        lines.append(f"- Of the other methods, **{METHODS[best].title}** did best: it {verdict(gains)} InfoNCE.")
+        everywhere = evidence.everywhere(best)
+        lines.append(
+            f"- Of the other methods, **{METHODS[best].title}** did best: it {verdict(evidence.gains(best))} InfoNCE"
+            + (f"; over all conditions it {verdict(np.mean(everywhere, axis=0))} it." if everywhere else ".")
+        )
     if evidence.gains("llave") is not None:
         lines.append(
             "- LLaVE weighs a negative by exp(α s), without the `1 +` and whatever the positive's similarity: its "
@@ -418,11 +492,13 @@ def render(rows: Rows, study: Any) -> str:
         overall=overall_table(evidence),
         untuned=untuned_text(evidence),
         conditions=conditions_table(evidence),
+        everywhere=everywhere_table(evidence),
         conditions_text=false_negatives(evidence),
         space=space_table(evidence),
         space_text=why_unnormalized(evidence),
         glyphs=glyphs_section(evidence),
         cost=cost_section(evidence),
+        follows=what_follows(evidence),
     )
 
 
@@ -462,14 +538,15 @@ def draw(rows: Rows, directory: Path) -> None:
     if not maps:
         return
     figure, grid = plt.subplots(len(maps), len(WORLDS), figsize=(10, 3 * len(maps)), layout="tight", squeeze=False)
-    limit = max(float(np.abs(values.mean(2)).max()) for _, values in maps.values())
+    limit = 3.0  # points; what is further off has the last colour, and its number
     for row, (method, (pairs, values)) in zip(grid, maps.items(), strict=True):
         alphas, betas = (sorted({pair[place] for pair in pairs}) for place in (0, 1))
         for axis, world, gains in zip(row, WORLDS, values.mean(2), strict=True):
             square = np.array([[gains[pairs.index((a, b))] for a in alphas] for b in betas])
             axis.imshow(square, origin="lower", cmap="RdBu", vmin=-limit, vmax=limit)
             for (y, x), value in np.ndenumerate(square):
-                axis.text(x, y, f"{value:+.1f}", ha="center", va="center", fontsize=8)
+                colour = "white" if abs(value) > 0.7 * limit else "black"
+                axis.text(x, y, f"{value:+.1f}", ha="center", va="center", fontsize=8, color=colour)
             axis.set_xticks(range(len(alphas)), [f"{a:g}" for a in alphas])
             axis.set_yticks(range(len(betas)), [f"{b:g}" for b in betas])
             axis.set(xlabel="α", ylabel="β", title=f"{METHODS[method].title}, {world}")
