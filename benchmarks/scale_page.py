@@ -41,9 +41,9 @@ LARGER = """
 
 Operations, traffic and bytes sent grow as the batch does, for a chunk costs what it costs. Memory grows by the batch's
 inputs, and by 118 kB a row of the global batch: its target and the gradient of that, on every device, and the loss's
-blocks of logits. That number is taken from the first of three steps that were compiled to check, LoRA on 8 H200 with
-8,192 rows; the others are predictions. What was compiled stands in parentheses behind what is derived from the step of
-1,024 rows. Nothing is derived where that is one chunk a device, which needs no second forward pass.
+blocks of logits. That number is taken from what was compiled for LoRA on 8 H200 with 8,192 rows; all others are
+predictions. What was compiled stands in parentheses behind what is derived from the step of 1,024 rows. Nothing is
+derived where that is one chunk a device, which needs no second forward pass.
 """
 _WHAT = ("model", "trained", "hardware")
 MEMORY = (*_WHAT, "mesh", "rows a chunk", "state, GiB", "temporaries, GiB", "peak, GiB", "of", "fits")
