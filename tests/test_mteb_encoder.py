@@ -19,6 +19,8 @@ from ega_jax.training.setup import make_setup, starting_parameters, write_model_
 
 from .micro import config
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 WORDS = ("red", "green", "blue", "dark red", "light green", "", "a rather long name of a colour", "blue or green")
 INSTRUCTION = "Find the picture of"
 FACTS = {

@@ -17,6 +17,8 @@ from ega_jax.errors import BadInputError
 from .published import write_published
 from .reference import processor_without_torchvision
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 PROGRAM = Path(__file__).parent.parent.parent / "docs" / "make_reference.py"
 
 

@@ -18,6 +18,8 @@ from ega_jax.training.setup import make_setup, starting_parameters, write_model_
 from ..colours import COLOURS, write_colours
 from ..micro import config
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 MICRO = str(Path(__file__).parent.parent / "micro.py")
 
 

@@ -21,6 +21,8 @@ from ega_jax.training.step import to_global
 from ..colours import write_colours
 from ..micro import config
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 @pytest.fixture(scope="module")
 def subsets(tmp_path_factory):

@@ -29,6 +29,8 @@ from ega_jax.training.train import SCORE, texts_of, train
 from ..colours import write_colours
 from ..micro import config as micro
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 LORA = LoraConfig(rank=4, alpha=8.0, paths=(r"language_model/.*_proj", "projector/"))
 
 
@@ -60,21 +62,6 @@ def config(published) -> TrainConfig:
         data=dataclasses.replace(micro.data, batch_size=8, token_buckets=(64,), image_buckets=(5,)),
         checkpoint=dataclasses.replace(micro.checkpoint, every=2),
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """The runs here are one program: keep what the first compiles."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 def stop(setup, parameters):
