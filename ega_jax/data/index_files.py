@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from ega_jax.data.index import SideIndex, SubsetIndex, index_subset
 from ega_jax.data.prepared.read import PreparedTrainSubset
@@ -46,7 +46,8 @@ def _save(path: Path, index: SubsetIndex) -> None:
     arrays = {f"{side}/{name}": values for side in _SIDES for name, values in getattr(index, side)._asdict().items()}
     arrays |= {name: getattr(index, name) for name in _FIRST}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, lambda partial: save_file(arrays, partial))
+    # Not save_file, whose files only their owner may read.
+    write_whole(path, save(arrays))
 
 
 def _load(path: Path) -> SubsetIndex | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from ega_jax.errors import BadInputError
 from ega_jax.files import write_whole
@@ -114,7 +114,8 @@ class VectorCache:
         joined = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), _KEY_BYTES)
         shard = self.directory / f"vectors-{hashlib.sha256(joined.data).hexdigest()[:16]}.safetensors"
         tensors, facts = {"keys": joined, "vectors": vectors}, {"sha256": _digest(joined, vectors)}
-        write_whole(shard, lambda path: save_file(tensors, path, facts), durable=True)
+        # Not save_file, whose files only their owner may read.
+        write_whole(shard, save(tensors, facts), durable=True)
         self._enter(shard, keys)
 
     def _enter(self, shard: Path, keys: Sequence[bytes]) -> None:

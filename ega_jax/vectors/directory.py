@@ -145,15 +145,14 @@ class VectorDirectory:
         """Writes one shard, whole or not at all."""
         stored = encode_vectors(vectors, self.description.precision)
 
-        def write(file: Path) -> None:
-            if self.description.format == "safetensors":
-                safetensors.numpy.save_file({"vectors": np.ascontiguousarray(stored)}, file)
-                return
-            flat = pa.array(stored.reshape(-1))
-            vector = pa.FixedSizeListArray.from_arrays(flat, stored.shape[1])
-            pq.write_table(pa.table({"id": pa.array(list(ids), pa.string()), "vector": vector}), file)
-
-        write_whole(self.path / shard[0], write)
+        if self.description.format == "safetensors":
+            # Not save_file, whose files only their owner may read.
+            write_whole(self.path / shard[0], safetensors.numpy.save({"vectors": np.ascontiguousarray(stored)}))
+            return
+        flat = pa.array(stored.reshape(-1))
+        vector = pa.FixedSizeListArray.from_arrays(flat, stored.shape[1])
+        table = pa.table({"id": pa.array(list(ids), pa.string()), "vector": vector})
+        write_whole(self.path / shard[0], lambda file: pq.write_table(table, file))
 
     def read(self) -> Shaped[np.ndarray, "count B"]:
         """All vectors as they are stored.

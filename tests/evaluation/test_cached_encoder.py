@@ -127,6 +127,8 @@ def test_shards_are_plain_safetensors_of_float32(tmp_path, sides, encoder):
     tensors = load_file(shard)
     np.testing.assert_array_equal(tensors["vectors"], encoder(sides))
     assert [row.tobytes() for row in tensors["keys"]] == content_keys(sides)
+    (tmp_path / "another").touch()
+    assert shard.stat().st_mode == (tmp_path / "another").stat().st_mode, "others may read it"
 
 
 PROGRAM = """

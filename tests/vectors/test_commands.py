@@ -1,6 +1,9 @@
 """`ega-jax embed` and `ega-jax search`, as a user runs them."""
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -118,10 +121,10 @@ def test_vectors_that_are_not_finite_are_an_error_and_never_written(home, monkey
 
 
 def test_a_full_disk_is_said_in_a_line(home, monkeypatch, capsys):
-    def full(*arguments):
-        raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    def full(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     assert embed(home, "full") == FAILED
     assert "the disk is full" in capsys.readouterr().err.splitlines()[-1]
     assert not [path for path in (home / "full").iterdir() if path.suffix == ".tmp"]
