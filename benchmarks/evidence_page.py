@@ -403,9 +403,10 @@ def answer(evidence: Evidence) -> str:
         control = evidence.everywhere(method, CONTROL)
         if everywhere is not None and control is not None:
             ahead = sum(each.mean() > 0 for each in everywhere)
+            places = f"{len(everywhere)} pairs of data and [condition](#other-conditions)"
             lines[-1] += (
-                f" Over {len(everywhere)} [conditions](#other-conditions) it {verdict(np.mean(everywhere, axis=0))} "
-                f"InfoNCE, ahead in {ahead}, and {verdict(np.mean(control, axis=0))} that control."
+                f" Over {places} it {verdict(np.mean(everywhere, axis=0))} InfoNCE, ahead in {ahead}, and "
+                f"{verdict(np.mean(control, axis=0))} that control."
             )
     others = [method for method in evidence.methods("plain") if method not in (BASE, *EGA)]
     if others:
