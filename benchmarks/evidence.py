@@ -2,6 +2,7 @@
 
     pip install -e '.[evidence]'
     python benchmarks/evidence.py frozen            # what configs/evidence/frozen.py says; resumes
+    python benchmarks/evidence.py map               # EGA over α and β, where InfoNCE has been tuned; resumes
     python benchmarks/evidence.py glyphs            # whole models, by configs/evidence/glyphs_*.py; resumes
     python benchmarks/evidence.py overhead          # time of a gradient with EGA against one with InfoNCE
     python benchmarks/evidence.py page              # docs/evidence.md and its figures, from what was recorded
@@ -111,7 +112,7 @@ def frozen_map(arguments: argparse.Namespace, records: Records) -> None:
 
     study = _study()
     grid = [(alpha, beta) for alpha in study.alphas for beta in study.betas]
-    for name in ("names", "digits", "patches"):
+    for name in worlds.WORLDS:
         for method in ("info_nce", *study.map_methods):
             subject = {"part": "map", "world": name, "condition": "plain", "method": method}
             tuned = records.find(part="frozen", world=name, condition="plain", method="info_nce")
@@ -150,12 +151,14 @@ def glyphs(arguments: argparse.Namespace, records: Records) -> None:
             run = arguments.cache / "glyphs" / f"{method}-{seed}"
             seconds = glyph_runs.train(file, run, seed, content["config"].steps, *options)
             subsets = glyph_runs.results(run)["subsets"]
-            kept = ("name", "meta_task", "distribution", "hit@1")
+            kept = ("name", "meta_task", "distribution")
             records.add(
                 subject
                 | {
                     "options": " ".join(map(str, options)),
-                    "subsets": [_rounded_scores({key: subset[key] for key in kept}) for subset in subsets],
+                    "subsets": [
+                        {key: subset[key] for key in kept} | {"hit@1": _rounded(subset["hit@1"])} for subset in subsets
+                    ],
                     "seconds": round(seconds, 1),
                 }
             )
@@ -171,6 +174,8 @@ def overhead(arguments: argparse.Namespace, records: Records, rows: int = 64, le
     from ega_jax.models import build
     from ega_jax.models.functional import Functional
 
+    if records.find(part="overhead"):
+        return
     functional = Functional(lambda rngs: build("llava_onevision_tiny", rngs=rngs))
     parameters = functional.initialize(0)
     texts = np.random.default_rng(0).integers(10, 500, (2, rows, length)).astype(np.int32)
@@ -199,14 +204,11 @@ def overhead(arguments: argparse.Namespace, records: Records, rows: int = 64, le
 
 def page(arguments: argparse.Namespace, records: Records) -> None:
     """Writes the page and its figures."""
+    import evidence_figures
     import evidence_page
 
     (ROOT / "docs/evidence.md").write_text(evidence_page.render(records.rows, _study()))
-    evidence_page.draw(records.rows, ROOT / "docs/figures")
-
-
-def _rounded_scores(subset: dict[str, Any]) -> dict[str, Any]:
-    return {**subset, "hit@1": _rounded(subset["hit@1"])}
+    evidence_figures.draw(records.rows, ROOT / "docs/figures")
 
 
 def _study() -> Any:
