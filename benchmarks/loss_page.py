@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from measure import Results, table
+from measure import Results, judge, table
 
 Row = dict[str, Any]
 
@@ -210,15 +210,9 @@ def _find(found: list[Row], **values: Any) -> list[Row]:
     return [row for row in found if all(row[name] == value for name, value in values.items())]
 
 
-def _judge(
-    what: str, rows: list[Row], key: str, target: float, form: str = "{:.3f}", digits: int | None = None
-) -> tuple[str, str, str, str]:
+def _judge(what: str, rows: list[Row], key: str, target: float, form: str = "{:.3f}") -> tuple[str, str, str, str]:
     """Holds the largest value among the rows against the target; nothing is measured where there are none."""
-    if not rows:
-        return what, "not measured", f"≤ {target:g}", ""
-    value = max(row[key] for row in rows)
-    passed = (value if digits is None else round(value, digits)) <= target
-    return what, form.format(value), f"≤ {target:g}", "pass" if passed else "**miss**"
+    return judge(what, max((row[key] for row in rows), default=None), target, form=form)
 
 
 def _cell(value: Any) -> str:

@@ -102,6 +102,17 @@ class Results:
         return section in self._sections
 
 
+def judge(
+    what: str, value: float | None, target: float, *, at_least: bool = False, form: str = "{:.3f}"
+) -> tuple[str, str, str, str]:
+    """A row of a table of targets: what was measured (None: nothing), what it should be, and whether it is."""
+    wanted = f"{'≥' if at_least else '≤'} {target:g}"
+    if value is None:
+        return what, "not measured", wanted, ""
+    passed = value >= target if at_least else value <= target
+    return what, form.format(value), wanted, "pass" if passed else "**miss**"
+
+
 def machine() -> str:
     """Describes the host's processor."""
     model = platform.processor() or platform.machine()

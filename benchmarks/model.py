@@ -5,7 +5,7 @@
     python benchmarks/model.py 0.5b --task encode --platform gpu --only jax
 
 Each framework has a process of its own for each task, so that the memory of each is known; the two run in turn, round
-after round. A run checks first that both compute the same embeddings and the same loss. The processes are those of
+after round. A run checks first that both compute the same embeddings and the same loss. What the processes do is in
 `model_worker.py`.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from typing import Any
 import measure
 import model_worker
 import numpy as np
+from workers import Worker
 
 from ega_jax.training.speed import peak_flops
 
@@ -31,8 +31,6 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs/benchmarks/model.json"
 SUBJECT = ("task",)
 FRAMEWORKS = ("torch", "jax")
-# For malloc, in every framework: see the page.
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 TASKS = {"small": ("encode", "train step"), "0.5b": ("encode", "lora step"), "7b": ("encode", "lora step")}
 
 PAGE = """# LLaVA-OneVision against torch transformers
@@ -85,11 +83,10 @@ def compare(arguments: argparse.Namespace) -> None:
     """Runs the tasks in both frameworks and keeps the results."""
     frameworks = FRAMEWORKS if arguments.only is None else (arguments.only,)
     with tempfile.TemporaryDirectory() as directory:
-        if "torch" in frameworks:
-            # Weights that torch can read too, from a process of its own, so that its memory is nobody's.
-            subprocess.run(command("save", directory), check=True)
+        # Weights and inputs, from a process of its own, so that its memory is nobody's.
+        subprocess.run(command("save", directory), check=True)
         for task in [arguments.task] if arguments.task else TASKS[arguments.model]:
-            workers = {name: Worker(name, task, directory) for name in frameworks}
+            workers = {name: Worker(command(name, directory, f"--task={task}")) for name in frameworks}
             row = compare_task(task, workers, arguments)
             print(json.dumps(row), flush=True)
             section, device = f"{arguments.model} {arguments.platform}", f"{row['device']}, huge pages"
@@ -103,45 +100,23 @@ def compare_task(task: str, workers: dict[str, Worker], arguments: argparse.Name
     programs = {name: worker.run for name, worker in workers.items()}
     times = measure.interleave(programs, arguments.seconds, arguments.rounds, warm_up=False)
     known = next(iter(first.values()))
+    tokens, flops = model_worker.work_of(task, arguments.model, arguments.rows)
     return {
         "task": task,
         "pictures": arguments.rows,
         "rounds": len(next(iter(times.values()))),
         "seconds": {name: statistics.median(values) for name, values in times.items()},
         "ratio": measure.ratio(times, "torch", to="jax") if len(times) == 2 else None,
-        **{name: known[name] for name in ("parameters", "tokens", "flops", "device")},
+        "parameters": known["parameters"],
+        "tokens": tokens,
+        "flops": flops,
+        "device": known["device"],
         "peak_gib": {name: worker.stop() for name, worker in workers.items()},
     }
 
 
 def command(worker: str, directory: str, *more: str) -> list[str]:
     return [sys.executable, __file__, *sys.argv[1:], f"--worker={worker}", f"--directory={directory}", *more]
-
-
-class Worker:
-    """One framework and one task in a process: a line in, the task is done, a line out."""
-
-    def __init__(self, name: str, task: str, directory: str) -> None:
-        self._process = subprocess.Popen(
-            command(name, directory, f"--task={task}"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **HUGE_PAGES},
-        )
-
-    def run(self, order: str = "run") -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(order + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
-
-    def stop(self) -> float:
-        """Ends the process; its peak memory in GiB."""
-        peak = self.run("stop")["peak_gib"]
-        self._process.wait()
-        return peak
 
 
 def render(results: measure.Results) -> str:
