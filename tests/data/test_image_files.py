@@ -12,7 +12,7 @@ from ega_jax.data.images import ImageError, MissingImageError, image_size, open_
 from ega_jax.data.mmeb import read_train
 from ega_jax.errors import BadInputError
 
-from .test_mmeb import TOKEN, write
+from .mmeb_rows import TOKEN, write
 
 
 def png(tmp_path, colour):

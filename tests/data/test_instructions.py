@@ -4,7 +4,7 @@ import pytest
 
 from ega_jax.data.mmeb import read_eval
 
-from .test_mmeb import TOKEN, data, suffix, write  # noqa: F401
+from .mmeb_rows import TOKEN, write
 
 PICTURE, OTHER = "images/0.png", "images/1.png"
 
@@ -67,7 +67,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_texts_are_put_together_as_in_mmeb_eval(data, suffix, case):  # noqa: F811
+def test_texts_are_put_together_as_in_mmeb_eval(data, suffix, case):
     subset, cells, query, targets = CASES[case]
     write(data, subset, "test", [cells], suffix)
     read = read_eval(data, subset)
@@ -77,7 +77,7 @@ def test_texts_are_put_together_as_in_mmeb_eval(data, suffix, case):  # noqa: F8
     assert len(read.queries[0].images) == bool(cells["qry_img_path"])
 
 
-def test_rows_without_instructions_stay_as_they_are(data):  # noqa: F811
+def test_rows_without_instructions_stay_as_they_are(data):
     write(data, "GQA", "test", [row(f"{TOKEN}\nWhat?  \n", PICTURE, ["cat \n"], [""], "")])
     read = read_eval(data, "GQA")
     assert (read.queries[0].text, read.targets[0].text) == (f"{TOKEN}\nWhat?  \n", "cat \n")
