@@ -24,6 +24,7 @@ from ega_jax.data.plan import NOTHING, Plan, make_plan
 from ega_jax.data.processor import Example, Processor
 from ega_jax.data.programs import Program, cheapest, choose_programs
 from ega_jax.data.records import BadRecordError, Side, TrainRows
+from ega_jax.data.room import require_room
 from ega_jax.errors import BadInputError
 
 Batch = dict[str, Any]
@@ -88,7 +89,7 @@ class TrainingBatches:
 
         Raises:
           ValueError: the sizes do not divide, or not just one of `steps` and `epochs` is given.
-          BadRecordError: an image's header cannot be read.
+          BadRecordError: an image's header cannot be read, or pictures of a row do not fit the largest buckets.
         """
         if (steps is None) == (epochs is None):
             raise ValueError(f"the length of a run is either steps or epochs, got {steps} and {epochs}")
@@ -97,6 +98,8 @@ class TrainingBatches:
         self._subsets, self._processor, self._buckets = subsets, processor, buckets
         self._groups, self._negatives_per_query = groups, negatives_per_query
         self._index = [indexed(subset, processor, progress) for subset in subsets]
+        for subset, index in zip(subsets, self._index, strict=True):
+            require_room(subset, index, processor, buckets, negatives=negatives_per_query != 0)
         lanes = [self._lane(index) for index in self._index]
         sizes = [len(subset) for subset in subsets]
         sub_batches = {"batch_size": batch_size, "sub_batch_size": sub_batch_size, "seed": seed}

@@ -108,6 +108,21 @@ class Processor:
         visual = np.asarray([cost.tokens for cost in costs], np.int32)
         return Sizes(text + visual, np.asarray([cost.units for cost in costs], np.int32))
 
+    def require_room(self, side: Side) -> None:
+        """Checks by the headers that the pictures of a side fit the longest row.
+
+        Raises:
+          images.ImageError: a header cannot be read, or the pictures take more tokens than `max_tokens` leaves beside
+            the template.
+        """
+        sizes = self._image_sizes(side)
+        tokens, room = self._fitting(sizes).measure(sizes).tokens, self._room(len(sizes))
+        if tokens > room:
+            raise images.ImageError(
+                f"the row's pictures take {tokens} tokens, more than the {room} that {self._max_tokens}, "
+                "the largest of data.token_buckets, has beside the template"
+            )
+
     def prepare(self, side: Side) -> Example:
         """Decodes and encodes one side.
 
