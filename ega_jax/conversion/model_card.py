@@ -66,7 +66,7 @@ def model_card(run: TrainedRun, *, base_name: str | None = None, adapter: bool =
     what = "LoRA adapters for a multi-modal embedding model" if adapter else "A multi-modal embedding model"
     known = run.model.config.model_type in _IN_TRANSFORMERS
     parts = [
-        _front_matter(base_name, adapter),
+        _front_matter(base_name, "peft" if adapter else "transformers" if known else "ega_jax"),
         f"# {run.directory.resolve().name}",
         f"{what}, trained from {base or 'random weights'} by ega_jax {ega_jax.__version__}. Texts, images, and texts "
         "with images become unit vectors; the inner product of two is their similarity.",
@@ -88,8 +88,8 @@ def model_card(run: TrainedRun, *, base_name: str | None = None, adapter: bool =
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(base_name: str | None, adapter: bool) -> str:
-    lines = [f"library_name: {'peft' if adapter else 'transformers'}", "pipeline_tag: feature-extraction"]
+def _front_matter(base_name: str | None, library: str) -> str:
+    lines = [f"library_name: {library}", "pipeline_tag: feature-extraction"]
     lines += [f"base_model: {json.dumps(base_name)}"] if base_name else []
     return "\n".join(["---", *lines, "tags: [ega_jax, embeddings, multi-modal]", "---"])
 

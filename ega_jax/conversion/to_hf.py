@@ -76,8 +76,9 @@ def complete_processor(trained: TrainedRun, directory: Path) -> None:
     config, preprocessor = trained.model.config, directory / _PREPROCESSOR
     if trained.config.model.max_tiles is not None and preprocessor.is_file():
         _write_json(preprocessor, json.loads(preprocessor.read_text()) | {_PINPOINTS: _resolutions(trained)})
-    if trained.config.model.max_pixels is not None and preprocessor.is_file():
-        _write_json(preprocessor, json.loads(preprocessor.read_text()) | config.preprocessor_to_hf())
+    if trained.config.model.max_pixels is not None:  # nothing else tells it, and QQMM may be published without the file
+        published = json.loads(preprocessor.read_text()) if preprocessor.is_file() else {}
+        _write_json(preprocessor, published | config.preprocessor_to_hf())
     if isinstance(config, LlavaOnevisionConfig) and not (directory / _PROCESSOR).is_file():
         _write_json(directory / _PROCESSOR, config.processor_to_hf())
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import ml_dtypes
@@ -17,7 +18,7 @@ from ega_jax import Embedder
 from ega_jax.cli import BAD_INPUT, DONE, run
 from ega_jax.conversion.from_hf import from_hf
 from ega_jax.conversion.runs import read_run
-from ega_jax.conversion.to_hf import to_hf
+from ega_jax.conversion.to_hf import complete_processor, to_hf
 from ega_jax.errors import BadInputError
 from ega_jax.models.recipe import read_recipe
 from ega_jax.training.config import ModelSettings, TrainConfig
@@ -185,3 +186,14 @@ def test_what_is_no_run_is_told(base, trained, tmp_path):
     shutil.copy(trained / "config.json", empty)
     with pytest.raises(BadInputError, match="no checkpoint"):
         to_hf(empty, tmp_path / "out")
+
+
+def test_the_resolution_goes_along_where_the_base_has_no_preprocessor_file(tmp_path):
+    settings = ModelSettings(preset="qqmm_7b", max_pixels=448 * 448)
+    config = ega_jax.models.PRESETS["qqmm_7b"].with_resolution(
+        max_tiles=None, base_only=False, max_pixels=settings.max_pixels
+    )
+    trained = SimpleNamespace(config=TrainConfig(steps=1, model=settings), model=SimpleNamespace(config=config))
+    complete_processor(trained, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config.to_hf()))
+    assert ega_jax.models.load_config(tmp_path).image == config.image
