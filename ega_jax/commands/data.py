@@ -204,6 +204,7 @@ def _verify(arguments: Sequence[str]) -> int:
     buckets = {}
     if len(tokens):
         buckets = {"token_buckets": suggest_buckets(tokens), "image_buckets": suggest_buckets(units)}
+        print(f"measured with {_measure(chosen.config)}")
         for name, ladder in buckets.items():
             print(f"suggested data.{name}: {' '.join(map(str, ladder))}")
     page = verification_page(chosen.directory, found, processor.layout.unit, buckets)
@@ -211,6 +212,12 @@ def _verify(arguments: Sequence[str]) -> int:
     bad = sum(len(one.bad) + bool(one.broken) for one in found)
     print(f"{sum(one.rows for one in found):,} rows, {bad:,} bad: {chosen.output}")
     return FAILED if bad else DONE
+
+
+def _measure(experiment: Path | None) -> str:
+    if experiment is not None:
+        return f"the image layout and the tokenizer of {experiment}"
+    return "LLaVA-OneVision 7B's image layout and a tokenizer trained on the data; --config EXPERIMENT takes another's"
 
 
 def _show(arguments: Sequence[str]) -> int:

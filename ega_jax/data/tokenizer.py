@@ -184,6 +184,10 @@ def load_tokenizer(
     path = path / _FILE if path.is_dir() else path
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise BadInputError(
+            f"{path}: cannot read a tokenizer there (no such file): copy the one there that the model was trained with"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise BadInputError(f"{path}: cannot read a tokenizer there ({error})") from error
     try:

@@ -106,6 +106,7 @@ def test_a_tokenizer_of_another_model_is_refused(published, tmp_path, capsys):
     assert "does not fit config.json (image token 3" in capsys.readouterr().err
     (broken / "tokenizer.json").unlink()
     assert run(["convert", "from-hf", str(broken), str(tmp_path / "out")]) == BAD_INPUT
+    assert "broken/tokenizer.json: cannot read a tokenizer there (no such file): copy" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -45,6 +45,7 @@ def test_sound_data_exit_with_0_and_a_picture_of_its_sizes(directory, capsys):
     out = capsys.readouterr().out
     assert "36 rows, 0 bad" in out
     assert re.search(r"suggested data\.token_buckets: \d+", out)
+    assert "measured with LLaVA-OneVision 7B's image layout" in out, "sizes are another model's unless it is named"
     assert page.count("<svg") == 6, "tokens and tiles of three subsets"
     assert "Bad records" not in page
     needs_nothing_else(page)
