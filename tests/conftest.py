@@ -9,8 +9,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
 def pytest_collection_modifyitems(items):
-    """The files that compile for minutes come first: a worker that gets one last keeps the others waiting."""
-    items.sort(key=lambda item: "cheap_compiles" not in getattr(item, "fixturenames", ()))
+    """The files that take minutes come first: a worker that gets one last keeps the others waiting."""
+    items.sort(key=lambda item: item.get_closest_marker("minutes") is None)
 
 
 @pytest.fixture(scope="module")

@@ -95,6 +95,7 @@ class Run:
         environment = {
             **os.environ,
             "XLA_FLAGS": "",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles in half of the time
             "JAX_COMPILATION_CACHE_DIR": str(self.run_dir.parent / "compiled"),
         }
         environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

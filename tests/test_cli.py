@@ -20,7 +20,7 @@ from ega_jax.evaluation import Results, evaluate
 
 from .colours import COLOURS, write_colours
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.minutes, pytest.mark.usefixtures("one_device")]
 
 MICRO = str(Path(__file__).parent / "micro.py")
 

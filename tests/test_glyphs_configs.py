@@ -12,6 +12,8 @@ from ega_jax.evaluation import evaluate
 from ega_jax.training.config import load_experiment
 from ega_jax.training.train import train
 
+pytestmark = pytest.mark.minutes
+
 CONFIGS = Path(__file__).parents[1] / "configs"
 SUBSET = "Kind"  # which of some twenty kinds of characters is on the picture?
 

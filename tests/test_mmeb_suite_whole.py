@@ -17,6 +17,8 @@ from ega_jax.training.setup import write_model_directory
 from .micro import config
 from .synthetic_mmeb_eval import sizes, write_mmeb_eval
 
+pytestmark = [pytest.mark.minutes, pytest.mark.usefixtures("one_device")]
+
 QUERIES, CANDIDATES, SAVE_EVERY = 2, 3, 64
 BEFORE_THE_KILL = 3  # writes to the cache
 

@@ -12,6 +12,8 @@ from ega_jax.training import train as training
 from .kill_and_resume import TIMINGS
 from .synthetic_mmeb import write_mmeb
 
+pytestmark = [pytest.mark.minutes, pytest.mark.usefixtures("one_device")]
+
 MICRO = str(Path(__file__).parent / "micro.py")
 
 

@@ -19,7 +19,7 @@ from ega_jax.training.setup import make_setup, starting_parameters, write_model_
 
 from .micro import config
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.minutes, pytest.mark.usefixtures("one_device")]
 
 WORDS = ("red", "green", "blue", "dark red", "light green", "", "a rather long name of a colour", "blue or green")
 INSTRUCTION = "Find the picture of"

@@ -21,6 +21,8 @@ from .micro import config
 from .processes import finish, start
 from .synthetic_mmeb_eval import write_mmeb_eval
 
+pytestmark = [pytest.mark.minutes, pytest.mark.usefixtures("one_device")]
+
 DATASETS = ("VOC2007", "MSCOCO_i2t")
 
 

@@ -18,7 +18,7 @@ from .. import micro
 from .published import write_published
 from .reference import embed_by_card, loaded
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.minutes, pytest.mark.usefixtures("one_device")]
 
 EMBEDDINGS = {"rtol": 0, "atol": 2e-6}
 EVERYWHERE = ("language_model/.*_proj", "vision_tower/", "projector/")

@@ -29,7 +29,7 @@ from ..colours import COLOURS, write_colours
 from .published import write_published
 from .reference import embed_by_card, loaded
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.minutes, pytest.mark.usefixtures("one_device")]
 
 MICRO = micro.__file__
 EMBEDDINGS = {"rtol": 0, "atol": 2e-6}

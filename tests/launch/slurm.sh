@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 scratch="$(mktemp -d)"
-run="$scratch/run" log="$scratch/job.log" steps=120 job=""
+run="$scratch/run" log="$scratch/job.log" steps=40 job=""
 
 main() {
   SLURM_CONF="$(tests/launch/slurm_local.sh start "$scratch/slurm")"
@@ -22,7 +22,7 @@ main() {
   echo "killing one of two tasks"
   kill -KILL "$(pid_of_task 1)"
   release
-  wait_for_step 60
+  wait_for_step 20
   echo "sending SIGTERM to the tasks"
   scancel --signal=TERM "$job"
   release

@@ -16,6 +16,8 @@ from .. import processes as processes_of
 from ..colours import write_colours
 from ..kill_and_resume import EXPERIMENT, TIMINGS
 
+pytestmark = pytest.mark.minutes
+
 # ------------------------------------------------------------------------------------------------------- real processes
 
 

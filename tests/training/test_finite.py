@@ -21,7 +21,7 @@ from ega_jax.training.step import to_global
 from ..colours import write_colours
 from ..micro import config
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.minutes, pytest.mark.usefixtures("one_device")]
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from ega_jax.training.train import SCORE, texts_of, train
 from ..colours import write_colours
 from ..micro import config as micro
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.minutes, pytest.mark.usefixtures("one_device")]
 
 LORA = LoraConfig(rank=4, alpha=8.0, paths=(r"language_model/.*_proj", "projector/"))
 

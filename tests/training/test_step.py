@@ -34,7 +34,7 @@ from ega_jax.training.train import texts_of
 from ..colours import write_colours
 from ..micro import config
 
-pytestmark = pytest.mark.usefixtures("cheap_compiles")
+pytestmark = [pytest.mark.minutes, pytest.mark.usefixtures("cheap_compiles")]
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,8 @@ from ..colours import write_colours
 from ..kill_and_resume import TIMINGS, compare
 from ..micro import config
 
+pytestmark = [pytest.mark.minutes, pytest.mark.usefixtures("one_device")]
+
 
 @pytest.fixture(scope="module")
 def subsets(tmp_path_factory):
