@@ -318,9 +318,8 @@ def map_gains(evidence: Evidence, method: str) -> tuple[list[tuple[float, float]
 
 def glyphs_section(evidence: Evidence) -> str:
     rows = [row for row in evidence.rows if row["part"] == "glyphs"]
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    by_method = {m: {row["seed"]: row for row in rows if row["method"] == m} for m in methods}
-    seeds = sorted(set.intersection(*(set(found) for found in by_method.values()))) if rows else []
+    by_method, seeds = glyphs_runs(evidence)
+    methods = list(by_method)
     if len(seeds) < 2:
         return "Not run yet."
     groups = list(dict.fromkeys((s["distribution"], s["meta_task"]) for row in rows for s in row["subsets"]))
@@ -328,12 +327,10 @@ def glyphs_section(evidence: Evidence) -> str:
 
     def score(row: dict[str, Any], group: tuple[str, str]) -> float:
         first, second = group
-        return 100 * statistics.mean(
-            subset["hit@1"]
-            for subset in row["subsets"]
-            if (first == "all" and subset["distribution"] == second)
-            or (subset["distribution"], subset["meta_task"]) == group
-        )
+        if first == "all":
+            return distribution_score(row, second)
+        found = [s["hit@1"] for s in row["subsets"] if (s["distribution"], s["meta_task"]) == group]
+        return 100 * statistics.mean(found)
 
     lines = []
     for group in groups:
@@ -355,6 +352,32 @@ def glyphs_section(evidence: Evidence) -> str:
     )
 
 
+def glyphs_runs(evidence: Evidence) -> tuple[dict[str, dict[int, dict[str, Any]]], list[int]]:
+    """Records of whole models by method and seed, and the seeds that every method has."""
+    by_method: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in evidence.rows:
+        if row["part"] == "glyphs":
+            by_method.setdefault(row["method"], {})[row["seed"]] = row
+    return by_method, sorted(set.intersection(*map(set, by_method.values()))) if by_method else []
+
+
+def distribution_score(row: dict[str, Any], distribution: str) -> float:
+    """hit@1 in percent, mean of the subsets in or out of distribution."""
+    return 100 * statistics.mean(s["hit@1"] for s in row["subsets"] if s["distribution"] == distribution)
+
+
+def glyphs_gains(evidence: Evidence, method: str, to: str = BASE) -> np.ndarray | None:
+    """Differences of whole models in points, mean of in and out of distribution, of each seed; None before two."""
+    by_method, seeds = glyphs_runs(evidence)
+    if len(seeds) < 2:
+        return None
+
+    def score(row: dict[str, Any]) -> float:
+        return statistics.mean(distribution_score(row, distribution) for distribution in ("in", "out"))
+
+    return np.array([score(by_method[method][seed]) - score(by_method[to][seed]) for seed in seeds])
+
+
 def what_follows(evidence: Evidence) -> str:
     """The defaults, and what a user should do."""
     found, late, plain = map_gains(evidence, EGA[0]), *(evidence.gains(m) for m in ("ega_normalized_late", EGA[0]))
@@ -362,21 +385,31 @@ def what_follows(evidence: Evidence) -> str:
         return "Too little has been run."
     grid, values = found
     means = values.mean(axis=(0, 2))
-    alpha, beta = grid[int(np.argmax(means))]
-    least, most = (pick(a for a, _ in grid) for pick in (min, max))
-    small, large = (np.mean([m for (a, _), m in zip(grid, means, strict=True) if a == end]) for end in (least, most))
+    best = int(np.argmax(means))
+    alpha, beta = grid[best]
+    above = np.mean(values[:, best] - values[:, grid.index((DEFAULTS.alpha, DEFAULTS.beta))], axis=0)
+    tuned = [row["chosen"] for row in evidence.rows if row["part"] == "frozen" and row["method"] == EGA[0]]
+    symbols = {"α": "alpha", "β": "beta", "τ": "temperature"}
+    spans = [span(symbol, [chosen[name] for chosen in tuned]) for symbol, name in symbols.items()]
+    whole = glyphs_gains(evidence, EGA[0])
     return (
-        f'- `ega_jax.losses.DEFAULTS` stay at α = {DEFAULTS.alpha:g}, β = {DEFAULTS.beta:g}, `"{DEFAULTS.combine}"`. '
-        f"Of the map, α = {alpha:g}, β = {beta:g} did best, which is one square in {len(grid)} chosen after the fact; "
-        f"small α did better ({small:+.1f} at α = {least:g} on average, {large:+.1f} at α = {most:g}). At small α the "
-        "weight hardly depends on the hardness: what helps there is nearly a constant margin on all negatives. Whole "
-        "models are to decide before the defaults move.\n"
+        f'- `ega_jax.losses.DEFAULTS` are α = {DEFAULTS.alpha:g}, β = {DEFAULTS.beta:g}, `"{DEFAULTS.combine}"`. Tuned '
+        f"together, in {len(tuned)} pairs of data and condition, came out {', '.join(spans)}: the defaults lie amid "
+        "them. Turned on at the temperature that was tuned for InfoNCE, smaller α did better: the best square of "
+        f"{len(grid)}, chosen after the fact, is α = {alpha:g}, β = {beta:g}, {gain(above, brackets=True)} to the "
+        "defaults. There the weight hardly depends on the hardness: what helps is nearly a constant margin on all "
+        f"negatives, and no longer what EGA is for. On whole models, untuned, EGA at the defaults {verdict(whole)} "
+        "InfoNCE. None of this is a reason to move them.\n"
         f"- A β that rises from 0 does not earn its place: {gain(late - plain, brackets=True)} to a constant one.\n"
         '- Leave `"rebalanced"` and `"unnormalized"` for study. The first can be much worse than InfoNCE at '
         "temperatures near 0.1, and the more so the larger α is.\n"
         "- Tune the temperature first: it is worth more than any choice here. Then try `llave_loss` beside `ega_loss`: "
         "on these features it gained more."
     )
+
+
+def span(symbol: str, values: Sequence[float]) -> str:
+    return f"{symbol} from {min(values):.2g} to {max(values):.2g} (median {statistics.median(values):.2g})"
 
 
 def cost_section(evidence: Evidence) -> str:
@@ -422,6 +455,12 @@ def answer(evidence: Evidence) -> str:
             "margin grows as the positive's similarity does, and never ends. EGA's absolute hardness, exp(α (s - 1)), "
             "would need a β of exp(α) for that, far outside of what was tried; at the β that were, it does next to "
             "nothing."
+        )
+    whole, control = (glyphs_gains(evidence, EGA[0], to) for to in (BASE, CONTROL))
+    if whole is not None:
+        lines.append(
+            f"- **Whole models**: on [Glyphs](#whole-models-on-glyphs), trained from random weights and untuned, EGA "
+            f"normalized {verdict(whole)} InfoNCE, and {verdict(control)} InfoNCE at EGA's temperature."
         )
     bad = evidence.gains("ega_unnormalized")
     if bad is not None:
