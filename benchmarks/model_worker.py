@@ -32,6 +32,9 @@ def serve(arguments: argparse.Namespace) -> None:
     os.environ["JAX_PLATFORMS"] = "cuda" if arguments.platform == "gpu" else "cpu"
     if arguments.worker == "save":
         return save_all(arguments)
+    if arguments.task == "one product":
+        product = one_product(arguments)
+        return workers.serve(lambda _: product())
     pictures, texts = (dict(np.load(arguments.directory / f"{name}.npz")) for name in ("pictures", "texts"))
     program = (jax_program if arguments.worker == "jax" else torch_program)(arguments, pictures, texts)
     known = {"parameters": program.parameters, "device": program.device}
@@ -55,6 +58,9 @@ def batches(config: Any, rows: int) -> tuple[dict[str, np.ndarray], dict[str, np
 def work_of(task: str, model: str, rows: int) -> tuple[int, float]:
     """(tokens of the decoder, padding included; products times two) of one run of a task."""
     config = model_config(model)
+    if task == "one product":
+        tokens, _ = work_of("encode", model, rows)
+        return tokens, 2.0 * tokens * config.text.hidden_size * config.text.intermediate_size
     sides = [count(config, inputs) for inputs in batches(config, rows)]
     if task == "encode":
         tokens, tower, decoder = sides[0]
@@ -63,6 +69,31 @@ def work_of(task: str, model: str, rows: int) -> tuple[int, float]:
     # A gradient costs a forward pass for the activations and one for the kernels. By LoRA the kernels have none, and
     # nothing that the tower is made of is trained.
     return tokens, tower + 2 * decoder if task == "lora step" else 3 * (tower + decoder)
+
+
+def one_product(arguments: argparse.Namespace) -> Callable[[], dict[str, Any]]:
+    """Tokens of a batch times the first matrix of an MLP of the decoder; answers with a few entries."""
+    text = model_config(arguments.model).text
+    tokens, _ = work_of("encode", arguments.model, arguments.rows)
+    rng = np.random.default_rng(0)
+    shapes = ((tokens, text.hidden_size), (text.hidden_size, text.intermediate_size))
+    left, right = (rng.normal(size=shape).astype(np.float32) / text.hidden_size**0.25 for shape in shapes)
+    if arguments.worker == "jax":
+        import jax
+
+        left, right = jax.device_put((left, right))
+        multiply = jax.jit(lambda a, b: a @ b)
+    else:
+        import torch
+
+        left, right = torch.tensor(left), torch.tensor(right)
+        multiply = torch.matmul
+
+    def run() -> dict[str, Any]:
+        product = np.asarray(multiply(left, right))
+        return {"value": product[:2, :4].tolist(), "parameters": 0, "device": measure.machine()}
+
+    return run
 
 
 def jax_program(arguments: argparse.Namespace, pictures: Any, texts: Any) -> Program:
