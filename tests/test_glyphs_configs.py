@@ -12,7 +12,7 @@ from ega_jax.evaluation import evaluate
 from ega_jax.training.config import load_experiment
 from ega_jax.training.train import train
 
-pytestmark = pytest.mark.minutes
+pytestmark = [pytest.mark.minutes, pytest.mark.usefixtures("one_device")]
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SUBSET = "Kind"  # which of some twenty kinds of characters is on the picture?

@@ -19,6 +19,8 @@ from ega_jax.vectors.directory import VectorDirectory
 from ..colours import COLOURS, write_colours
 from ..micro import config
 
+pytestmark = [pytest.mark.minutes, pytest.mark.usefixtures("cheap_compiles")]
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
