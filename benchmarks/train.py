@@ -43,12 +43,14 @@ class Setup:
       training: what is trained.
       tile_size: pixels; None is the model's own.
       remat: of layers, here; "dots" is what torch's fused kernels do.
+      rounds: how often what is compared is repeated.
     """
 
     sizes: tuple[str, ...]
     training: tuple[str, ...] = ("full", "lora")
     tile_size: int | None = None
     remat: str = "none"
+    rounds: int = 3
 
 
 # Smaller tiles where activations of a whole batch are held without any remat.
@@ -56,7 +58,10 @@ SECTIONS = {
     "step": Setup(("4x2x64",), remat="dots"),
     "gradcache": Setup(("16x2x64",), tile_size=112),
     "linear": Setup(
-        ("8x4x64", "8x2x64", "8x1x64", "4x2x64", "16x2x64", "4x2x320", "4x2x576"), training=("lora",), tile_size=112
+        ("8x4x64", "8x2x64", "8x1x64", "4x2x64", "16x2x64", "4x2x320", "4x2x576"),
+        training=("lora",),
+        tile_size=112,
+        rounds=2,
     ),
 }
 
@@ -65,7 +70,7 @@ def main() -> None:
     arguments = parse()
     results = measure.Results(arguments.results, SUBJECT)
     for section in [] if arguments.page_only else arguments.sections or SECTIONS:
-        given = {name: getattr(arguments, name) for name in ("sizes", "training", "tile_size", "remat")}
+        given = {name: getattr(arguments, name) for name in ("sizes", "training", "tile_size", "remat", "rounds")}
         setup = dataclasses.replace(SECTIONS[section], **{name: value for name, value in given.items() if value})
         with tempfile.TemporaryDirectory() as directory:
             rows = list(globals()[f"measure_{section}"](setup, Workplace(Path(directory), setup, arguments)))
@@ -82,7 +87,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tile-size", type=int, help="pixels")
     parser.add_argument("--remat", choices=["none", "dots", "full"], help="of layers, here")
     parser.add_argument("--seconds", type=float, default=0, help="how long to repeat what is compared")
-    parser.add_argument("--rounds", type=int, default=3, help="how often even if that takes longer")
+    parser.add_argument("--rounds", type=int, help="how often even if that takes longer")
     parser.add_argument("--results", type=Path, default=ROOT / "docs/benchmarks/train.json")
     parser.add_argument("--page", type=Path, default=ROOT / "docs/benchmarks/train.md")
     parser.add_argument("--page-only", action="store_true", help="draw the page again from the kept results")
@@ -106,8 +111,8 @@ def measure_step(setup: Setup, place: Workplace) -> Iterator[dict[str, Any]]:
                 "ratio": measure.ratio(answers.seconds, "torch", "jax"),
                 "parameters": answers.last["jax"]["parameters"],
                 "trained": answers.last["jax"]["trained"],
-                "loaded_gib": {name: answers.last[name]["loaded_gib"] for name in workers},
-                "peak_gib": {name: worker.stop() for name, worker in workers.items()},
+                "first_gib": answers.first_gib,
+                "later_gib": answers.later_gib,
                 "losses": answers.losses,
                 "difference": check_same(*answers.losses.values()),
             }
@@ -126,7 +131,8 @@ def measure_gradcache(setup: Setup, place: Workplace) -> Iterator[dict[str, Any]
                 "ratio": measure.ratio(answers.seconds, "chunks", "whole"),
                 "share": answers.last["chunks"]["temporaries"] / answers.last["whole"]["temporaries"],
                 "trained": answers.last["chunks"]["trained"],
-                "peak_gib": {name: worker.stop() for name, worker in workers.items()},
+                "first_gib": answers.first_gib,
+                "later_gib": answers.later_gib,
                 "difference": check_same(*answers.losses.values()),
             }
         )
@@ -138,7 +144,6 @@ def measure_linear(setup: Setup, place: Workplace) -> Iterator[dict[str, Any]]:
         worker = place.worker("jax", training)
         sizes = [Size.parse(size) for size in setup.sizes]
         answers = place.interleave({str(size): (worker, size) for size in sizes})
-        worker.stop()
         for size in sizes:
             name = str(size)
             tokens = place.tokens(size)
@@ -191,10 +196,20 @@ def report(row: dict[str, Any]) -> dict[str, Any]:
 
 @dataclasses.dataclass
 class Answers:
-    """Of programs that ran in turn, by name: seconds of each timed round, losses of all, and the last answer."""
+    """Of programs that ran in turn, by name.
+
+    Attributes:
+      seconds: of each timed round.
+      losses: of all steps, the first one too, which is not timed.
+      first_gib: the most memory that the process held until the end of the first step: loading, compiling, running.
+      later_gib: the same of the timed steps.
+      last: the last answer.
+    """
 
     seconds: dict[str, list[float]]
     losses: dict[str, list[float]]
+    first_gib: dict[str, float]
+    later_gib: dict[str, float]
     last: dict[str, dict[str, Any]]
 
 
@@ -202,7 +217,7 @@ class Workplace:
     """A directory with weights and inputs, and the processes that read them."""
 
     def __init__(self, directory: Path, setup: Setup, arguments: argparse.Namespace) -> None:
-        self._directory, self._arguments = directory, arguments
+        self._directory, self._arguments, self._rounds = directory, arguments, setup.rounds
         self._options = [f"--model={arguments.model}", f"--remat={setup.remat}"]
         self._options += [f"--tile-size={setup.tile_size}"] if setup.tile_size else []
         sizes = {Size.parse(size) for size in setup.sizes}
@@ -222,19 +237,26 @@ class Workplace:
         return read_inputs(size, self._directory)[0]["input_ids"].shape[-1]
 
     def interleave(self, programs: dict[str, tuple[Worker, Size]]) -> Answers:
-        """Steps of each in turn; a first one of each, which compiles it, is not timed."""
-        losses: dict[str, list[float]] = {name: [] for name in programs}
-        last: dict[str, dict[str, Any]] = {}
+        """Steps of each in turn, and the end of their processes; the first of each, which compiles, is not timed."""
+        answers: dict[str, list[dict[str, Any]]] = {name: [] for name in programs}
 
         def run(name: str) -> None:
             worker, size = programs[name]
-            last[name] = worker.run(str(size))
-            losses[name].append(last[name]["loss"])
-            print(f"{name}: step {len(losses[name])}, loss {losses[name][-1]:.5f}", file=sys.stderr, flush=True)
+            answers[name].append(worker.run(str(size)))
+            step, loss = len(answers[name]), answers[name][-1]["loss"]
+            print(f"{name}: step {step}, loss {loss:.5f}", file=sys.stderr, flush=True)
 
         runs = {name: (lambda name=name: run(name)) for name in programs}
-        seconds = measure.interleave(runs, self._arguments.seconds, self._arguments.rounds)
-        return Answers(seconds, losses, last)
+        seconds = measure.interleave(runs, self._arguments.seconds, self._rounds)
+        for worker in {worker for worker, _ in programs.values()}:
+            worker.stop()
+        return Answers(
+            seconds,
+            losses={name: [answer["loss"] for answer in given] for name, given in answers.items()},
+            first_gib={name: given[0]["peak_gib"] for name, given in answers.items()},
+            later_gib={name: max(answer["peak_gib"] for answer in given[1:]) for name, given in answers.items()},
+            last={name: given[-1] for name, given in answers.items()},
+        )
 
     def _command(self, framework: str) -> list[str | Path]:
         return [sys.executable, Path(__file__).with_name("train_worker.py"), framework, self._directory, *self._options]

@@ -73,12 +73,14 @@ def main() -> None:
     if arguments.framework == "save":
         return save_all(arguments)
     training = PROGRAMS[arguments.framework](arguments)
-    known = {"parameters": training.size, "trained": training.trained, "loaded_gib": workers.peak_gib()}
+    known = {"parameters": training.size, "trained": training.trained}
     step = functools.cache(training.step)
 
     def answer(order: str) -> dict[str, Any]:
         made = step(Size.parse(order))
-        return {"loss": made.run(), "temporaries": made.temporaries, **known}
+        told = {"loss": made.run(), "temporaries": made.temporaries, "peak_gib": workers.peak_gib(), **known}
+        workers.forget_peak()
+        return told
 
     workers.serve(answer)
 

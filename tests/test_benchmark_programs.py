@@ -93,5 +93,5 @@ def test_a_section_runs_in_processes_of_its_own(tmp_path):
     assert row["share"] == row["temporaries_mib"]["chunks"] / row["temporaries_mib"]["whole"]
     assert 0 < row["share"] < 1
     assert row["difference"] < 1e-4
-    assert min(row["peak_gib"].values()) > 0.1
+    assert min(*row["first_gib"].values(), *row["later_gib"].values()) > 0.1
     assert f"| LoRA | 4 | 2 | {row['tokens']} |" in page.read_text()
