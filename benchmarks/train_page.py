@@ -36,8 +36,8 @@ after it. The target is for the larger of the two. What the two frameworks' prod
 GRADCACHE = """\
 Chunks against one big batch of the same rows, both without remat of layers, each in a process of its own. With chunks
 every row is encoded once more: a third more matrix products where everything is trained, and more with LoRA, whose
-backward pass computes no gradients of kernels, and none at all of the tower. The time rises by less where the few
-activations of a chunk cost less to write and read back than all of a batch's.
+backward pass computes no gradients of kernels, and none at all of the tower. That the time rises by less is
+probably because the few activations of a chunk stay nearer to the cores than all of a batch's; that was not measured.
 """
 
 LINEAR = """\
