@@ -3,7 +3,7 @@
     pip install -e '.[evidence]'
     python benchmarks/evidence.py frozen            # what configs/evidence/frozen.py says; resumes
     python benchmarks/evidence.py map               # EGA over α and β, where InfoNCE has been tuned; resumes
-    python benchmarks/evidence.py glyphs            # whole models, by configs/evidence/glyphs_*.py; resumes
+    python benchmarks/evidence.py glyphs            # whole models, by configs/evidence/glyphs.py; resumes
     python benchmarks/evidence.py overhead          # time of a gradient with EGA against one with InfoNCE
     python benchmarks/evidence.py page              # docs/evidence.md and its figures, from what was recorded
 

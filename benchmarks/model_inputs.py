@@ -12,7 +12,6 @@ import numpy as np
 
 def model_config(name: str) -> Any:
     from ega_jax.models import PRESETS
-    from ega_jax.models.anyres import AnyresConfig
     from ega_jax.models.qwen2_config import Qwen2Config
     from ega_jax.models.siglip import SiglipConfig
 
@@ -36,7 +35,7 @@ def model_config(name: str) -> Any:
             num_attention_heads=8,
             num_key_value_heads=2,
         ),
-        image=AnyresConfig(tile_size=224, grid_size=16, pinpoints=((224, 224), (224, 448), (448, 224))),
+        image=tiles_of(224, patch_size=14),
         image_token_id=7,
         video_token_id=9,
     )
@@ -44,16 +43,18 @@ def model_config(name: str) -> Any:
 
 def with_tiles(config: Any, side: int | None) -> Any:
     """The same model for tiles of another size, in pixels: fewer patches and visual tokens, the same layers."""
-    from ega_jax.models.anyres import AnyresConfig
-
     if side is None:
         return config
-    image = AnyresConfig(
-        tile_size=side,
-        grid_size=side // config.vision.patch_size,
-        pinpoints=((side, side), (side, 2 * side), (2 * side, side)),
-    )
-    return dataclasses.replace(config, vision=dataclasses.replace(config.vision, image_size=side), image=image)
+    vision = dataclasses.replace(config.vision, image_size=side)
+    return dataclasses.replace(config, vision=vision, image=tiles_of(side, vision.patch_size))
+
+
+def tiles_of(side: int, patch_size: int) -> Any:
+    """Square tiles, and pictures of one or of two."""
+    from ega_jax.models.anyres import AnyresConfig
+
+    pinpoints = ((side, side), (side, 2 * side), (2 * side, side))
+    return AnyresConfig(tile_size=side, grid_size=side // patch_size, pinpoints=pinpoints)
 
 
 def save(config: Any, directory: Path) -> None:
