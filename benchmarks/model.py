@@ -104,8 +104,6 @@ def compare_task(task: str, workers: dict[str, Worker], arguments: argparse.Name
     first = {name: worker.run() for name, worker in workers.items()}
     if len(first) == 2:
         np.testing.assert_allclose(first["jax"]["value"], first["torch"]["value"], atol=1e-4)
-    for worker in workers.values():
-        worker.run()  # jit compiles a second time, for a state that lies where the first step put it
     programs = {name: worker.run for name, worker in workers.items()}
     times = measure.interleave(programs, arguments.seconds, arguments.rounds, warm_up=False)
     known = next(iter(first.values()))

@@ -128,7 +128,6 @@ def jax_program(arguments: argparse.Namespace, pictures: Any, texts: Any) -> Pro
         loss=LossSettings(temperature=TEMPERATURE),
         mesh=mesh,
     )
-    update = jax.jit(step, donate_argnums=0)
     rows, columns = len(pictures["input_ids"]), len(texts["input_ids"])
     inputs = {
         "queries": jax.tree.map(lambda x: x[None], pictures),
@@ -138,7 +137,10 @@ def jax_program(arguments: argparse.Namespace, pictures: Any, texts: Any) -> Pro
         "target_ids": jnp.arange(columns),
         "target_mask": jnp.ones(columns, bool),
     }
+    inputs = jax.tree.map(jnp.asarray, inputs)
     states = [model.state(optimizer)]  # which each step writes in place, the weights too
+    # Ahead of time: jit would compile again for a state that lies where the first step put it.
+    update = jax.jit(step, donate_argnums=0).lower(states[0], inputs).compile()
 
     def train() -> float:
         states[0], metrics = update(states[0], inputs)
