@@ -5,14 +5,8 @@ set -euo pipefail
 action="${1:?start or stop}" dir="$(realpath -m "${2:?a directory of its own}")"
 
 start() {
-  mkdir -p "$dir"/{state,spool,log} /run/munge /var/log/munge /var/lib/munge
-  chown munge:munge /run/munge /var/log/munge /var/lib/munge
-  if [[ ! -s /etc/munge/munge.key ]]; then
-    (umask 077 && head -c 1024 /dev/urandom >/etc/munge/munge.key)
-    chown munge:munge /etc/munge/munge.key
-  fi
-  # Not SLURM's to end: it may have been there before.
-  [[ -S /run/munge/munge.socket.2 ]] || runuser -u munge -- munged --force
+  mkdir -p "$dir"/{state,spool,log,munge}
+  start_munge
   local host
   host="$(hostname -s)"
   cat >"$dir/slurm.conf" <<CONF
@@ -20,6 +14,7 @@ ClusterName=local
 SlurmctldHost=$host
 SlurmUser=root
 AuthType=auth/munge
+AuthInfo=socket=$dir/munge/socket
 StateSaveLocation=$dir/state
 SlurmdSpoolDir=$dir/spool
 SlurmctldLogFile=$dir/log/slurmctld.log
@@ -41,7 +36,7 @@ CONF
   sleep 2
   slurmd >&2
   for _ in {1..40}; do
-    if sinfo -h -o %t | grep -q idle; then
+    if timeout 10 sinfo -h -o %t | grep -q idle; then
       echo "$SLURM_CONF"
       return
     fi
@@ -52,16 +47,29 @@ CONF
   return 1
 }
 
+# A munged of its own: the host's may be absent, or dead with its socket left behind, and is not ours to start or to end.
+start_munge() {
+  (umask 077 && head -c 1024 /dev/urandom >"$dir/munge/key")
+  # --force: it would rather not serve under a directory that others cannot enter. All who ask it here are root.
+  munged --force --socket="$dir/munge/socket" --key-file="$dir/munge/key" --pid-file="$dir/munged.pid" \
+    --log-file="$dir/log/munged.log" --seed-file="$dir/munge/seed" >&2
+  if ! timeout 10 munge --no-input --socket="$dir/munge/socket" >/dev/null; then
+    tail "$dir/log/munged.log" >&2
+    echo "slurm_local.sh: munged does not answer" >&2
+    return 1
+  fi
+}
+
 stop() {
   local daemon
-  for daemon in slurmd slurmctld; do
+  for daemon in slurmd slurmctld munged; do
     if [[ -s "$dir/$daemon.pid" ]]; then
       kill "$(cat "$dir/$daemon.pid")" || true
     fi
   done
   for _ in {1..40}; do
     # They remove their files when they have written the last.
-    [[ -e "$dir/slurmd.pid" || -e "$dir/slurmctld.pid" ]] || return 0
+    [[ -e "$dir/slurmd.pid" || -e "$dir/slurmctld.pid" || -e "$dir/munged.pid" ]] || return 0
     sleep 0.25
   done
 }
