@@ -21,11 +21,16 @@ if TYPE_CHECKING:
     from ega_jax.models.qwen2 import Qwen2
 
 
+TOWER_FEATURES = "tower_features"
+"""The name under which a rematerialization policy finds what a tower made of the pictures, before any projection."""
+
+
 class EmbeddingModel(nnx.Module):
     """A tower whose features stand among the text's tokens, and a decoder over both.
 
-    A subclass sets `config`, `compute`, `language_model` and `names`, and gives `feature_table`. Inputs are one dict of
-    arrays, these and those of the tower, which its `feature_table` describes:
+    A subclass sets `config`, `compute`, `vision_tower`, `language_model` and `names`, and gives `feature_table`, where
+    what the tower returns goes through `checkpoint_name(..., TOWER_FEATURES)`. Inputs are one dict of arrays, these and
+    those of the tower, which its `feature_table` describes:
 
         input_ids       (B, T) int32; a visual token's id is `config.image_token_id`.
         attention_mask  (B, T) bool, True on real tokens; padding may stand on either side.

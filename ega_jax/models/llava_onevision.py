@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
-from ega_jax.models.embedding_model import EmbeddingModel, normalize_pixels
+from ega_jax.models.embedding_model import TOWER_FEATURES, EmbeddingModel, normalize_pixels
 from ega_jax.models.layers import Compute
 from ega_jax.models.llava_onevision_config import LlavaOnevisionConfig
 from ega_jax.models.llava_onevision_names import NAMES
@@ -52,7 +53,7 @@ class LlavaOnevision(EmbeddingModel):
 
     def encode_tiles(self, tiles: UInt8[Array, "S H W 3"] | Float[Array, "S H W 3"]) -> Float[Array, "S P D"]:
         """Projected features of each tile, in the decoder's width."""
-        return self.projector(self.vision_tower(self.normalize(tiles)))
+        return self.projector(checkpoint_name(self.vision_tower(self.normalize(tiles)), TOWER_FEATURES))
 
     def normalize(self, tiles: UInt8[Array, "S H W 3"] | Float[Array, "S H W 3"]) -> Float[Array, "S H W 3"]:
         """Pixel values as the tower wants them, float32: uint8 is normalised, float is taken as it is."""

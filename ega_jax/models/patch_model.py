@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from ega_jax.models.embedding_model import EmbeddingModel, normalize_pixels
+from ega_jax.models.embedding_model import TOWER_FEATURES, EmbeddingModel, normalize_pixels
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -36,4 +37,5 @@ class PatchEmbeddingModel(EmbeddingModel):
         pixels = normalize_pixels(patches.reshape(len(patches), -1, 3), config.image.mean, config.image.std)
         # A picture counts as a film of equal frames.
         pixels = jnp.tile(pixels.reshape(len(patches), -1), (1, config.vision.frames))
-        return self.vision_tower(pixels, inputs["patch_segments"], inputs["patch_positions"])
+        features = self.vision_tower(pixels, inputs["patch_segments"], inputs["patch_positions"])
+        return checkpoint_name(features, TOWER_FEATURES)

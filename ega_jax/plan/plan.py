@@ -178,4 +178,7 @@ def _advice(plan: Plan, memory: int) -> str:
         return "lower validation.batch_size, split the state over more devices (mesh.fsdp), or choose smaller buckets"
     if plan.parameter_bytes + plan.optimizer_bytes > memory / 2:
         return "split the state over more devices (mesh.fsdp), or train adapters (model.lora)"
-    return "lower data.chunk_size, keep model.remat at full, or choose smaller buckets"
+    return (
+        "lower data.chunk_size, keep model.remat at full, choose smaller buckets, or do without "
+        "data.keep_frozen_features"
+    )

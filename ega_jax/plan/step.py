@@ -41,7 +41,14 @@ def lower_step(
     optimizer, _ = make_optimizer(config.optimizer, config.steps)
     state = abstract_state(config, functional, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = functools.partial(train_step, functional=functional, optimizer=optimizer, loss=config.loss, mesh=mesh)
+    step = functools.partial(
+        train_step,
+        functional=functional,
+        optimizer=optimizer,
+        loss=config.loss,
+        mesh=mesh,
+        keep_frozen_features=config.data.keep_frozen_features,
+    )
     batch = abstract_batch(config, model, mesh, query, target)
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)).lower(state, batch), state
 

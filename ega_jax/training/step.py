@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,6 +12,7 @@ import optax
 from jax.sharding import NamedSharding
 
 from ega_jax.losses import encode_in_chunks, sharded_ega_loss
+from ega_jax.models.embedding_model import TOWER_FEATURES
 from ega_jax.models.functional import embed_groups
 from ega_jax.training.finite import finite_metrics, finite_or_before, non_finite_rows
 from ega_jax.training.matryoshka import matryoshka_loss
@@ -32,6 +33,9 @@ State = dict[str, Any]
 
 Metrics = dict[str, "Array"]
 
+Policy = Callable[..., bool]
+"""As in `jax.checkpoint`."""
+
 PERCENTILES = (10, 50, 90)
 """Of a batch's rows, in the metrics: enough to see a distribution move, and cheap enough for every step."""
 
@@ -44,6 +48,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     loss: LossSettings,
     mesh: jax.sharding.Mesh,
+    keep_frozen_features: bool = True,
 ) -> tuple[State, Metrics]:
     """The state after one more update, and what the step saw. Pure: jit it with the state donated.
 
@@ -51,11 +56,14 @@ def train_step(
       state: from `initial_state`.
       batch: from `ega_jax.data.pipeline`, as global arrays (`to_global`).
       functional, optimizer, loss, mesh: fixed for a run.
+      keep_frozen_features: let a tower that is not trained see each picture once, not once more on the way back.
     """
+    policy = frozen_features_policy(state["trained"]) if keep_frozen_features else None
 
     def loss_of(trained: Mapping[str, Array]) -> Any:
         parameters = {**trained, **state["frozen"]}
-        queries, targets = embed_sides(functional.embed, parameters, batch["queries"], batch["targets"], mesh)
+        sides = batch["queries"], batch["targets"]
+        queries, targets = embed_sides(functional.embed, parameters, *sides, mesh, policy=policy)
         value, stats = matryoshka_loss(
             sharded_ega_loss(mesh, BATCH, exchange=loss.exchange),
             queries,
@@ -98,29 +106,36 @@ def embed_sides(
     queries: Any,
     targets: Any,
     mesh: jax.sharding.Mesh,
+    *,
+    policy: Policy | None = None,
 ) -> tuple[Float[Array, "N D"], Float[Array, "M D"]]:
     """`embed_batch` of both sides; in one loop where their shapes are the same, which halves the program to compile.
 
     Not where each device has one group a side: a loop of two would encode again what now runs once.
     """
-    devices = batch_devices(mesh)
+    devices, encode = batch_devices(mesh), functools.partial(embed_batch, embed, parameters, mesh=mesh, policy=policy)
     shapes = [jax.tree.map(jnp.shape, side) for side in (queries, targets)]
     groups = jax.tree.leaves(queries)[0].shape[0]
     if shapes[0] != shapes[1] or groups == devices:
-        return embed_batch(embed, parameters, queries, mesh), embed_batch(embed, parameters, targets, mesh)
+        return encode(queries), encode(targets)
 
     def join(*sides: Array) -> Array:
         # Each device's queries and then its targets, so that nothing moves between devices.
         of_devices = [side.reshape(devices, -1, *side.shape[1:]) for side in sides]
         return jnp.concatenate(of_devices, axis=1).reshape(-1, *sides[0].shape[1:])
 
-    both = embed_batch(embed, parameters, jax.tree.map(join, queries, targets), mesh)
+    both = encode(jax.tree.map(join, queries, targets))
     both = both.reshape(devices, 2, -1, both.shape[-1])
     return both[:, 0].reshape(-1, both.shape[-1]), both[:, 1].reshape(-1, both.shape[-1])
 
 
 def embed_batch(
-    embed: Callable[[Any, Any], Float[Array, "R D"]], parameters: Any, inputs: Any, mesh: jax.sharding.Mesh
+    embed: Callable[[Any, Any], Float[Array, "R D"]],
+    parameters: Any,
+    inputs: Any,
+    mesh: jax.sharding.Mesh,
+    *,
+    policy: Policy | None = None,
 ) -> Float[Array, "N D"]:
     """Embeds the groups of a batch, one group a device at a time (GradCache): the gradient is the whole batch's.
 
@@ -129,6 +144,7 @@ def embed_batch(
       parameters: of the model.
       inputs: a tree of arrays with leading axis G = rounds x devices, in row order.
       mesh: splits G.
+      policy: what is kept for the way back, beside the embeddings.
 
     Returns:
       N = G R embeddings, in row order.
@@ -137,8 +153,19 @@ def embed_batch(
     def embed_round(parameters: Any, groups: Any) -> Float[Array, "devices R D"]:
         return embed_groups(functools.partial(embed, parameters), groups, mesh=mesh, axes=BATCH)
 
-    embeddings = encode_in_chunks(embed_round, parameters, inputs, chunk_size=batch_devices(mesh))
+    embeddings = encode_in_chunks(embed_round, parameters, inputs, chunk_size=batch_devices(mesh), policy=policy)
     return embeddings.reshape(-1, embeddings.shape[-1])
+
+
+def frozen_features_policy(trained: Iterable[str]) -> Policy | None:
+    """What GradCache keeps of its first pass: a tower's features, where they depend on nothing that is trained.
+
+    Args:
+      trained: paths of the trained parameters.
+    """
+    if any(path.startswith("vision_tower/") for path in trained):
+        return None
+    return jax.checkpoint_policies.save_only_these_names(TOWER_FEATURES)
 
 
 def hardness_metrics(stats: LossStats) -> Metrics:

@@ -140,7 +140,14 @@ def train(
     abstract_state = abstract_state_of(config, setup)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
     progress.note(describe_roles(config, setup, abstract_state))
-    step_fn = functools.partial(train_step, functional=functional, optimizer=optimizer, loss=config.loss, mesh=mesh)
+    step_fn = functools.partial(
+        train_step,
+        functional=functional,
+        optimizer=optimizer,
+        loss=config.loss,
+        mesh=mesh,
+        keep_frozen_features=config.data.keep_frozen_features,
+    )
     update = jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
 
     # ---------------------------------------------------------------- state: a checkpoint, given weights, or random

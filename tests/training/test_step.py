@@ -16,6 +16,8 @@ from ega_jax.losses import ega_loss
 from ega_jax.models import LoraConfig
 from ega_jax.models.attention import _BACKENDS
 from ega_jax.models.attention.splash import splash_attention
+from ega_jax.plan.costs import costs_of
+from ega_jax.plan.hlo import parse
 from ega_jax.training.config import LossSettings, MeshSettings, ModelSettings
 from ega_jax.training.optimizer import make_optimizer
 from ega_jax.training.roles import roles_of
@@ -24,6 +26,7 @@ from ega_jax.training.sharding import batch_devices, batch_sharding, make_mesh, 
 from ega_jax.training.step import (
     embed_batch,
     embed_sides,
+    frozen_features_policy,
     initial_state,
     state_shardings,
     to_global,
@@ -358,6 +361,37 @@ def test_frozen_parameters_stay(subsets, setup):
     assert any(not np.array_equal(new["trained"][path], trained[path]) for path in trained)
     assert int(new["step"]) == 1
     assert np.isfinite([float(value) for value in metrics.values()]).all()
+
+
+def test_a_frozen_tower_sees_each_picture_once(subsets, setup):
+    """GradCache keeps its features: the same update, without one more pass of the tower over every chunk."""
+    mesh, functional, optimizer = one_device(), setup.functional, optax.sgd(1.0)
+    source = batches(subsets, setup, mesh, 4)
+    batch = to_global(source[step_with_negatives(source)], mesh)
+    tiles = [batch[side]["tiles"] for side in ("queries", "targets")]
+    assert all(len(side) == 4 for side in tiles)
+
+    def update(keep):
+        roles = roles_of(functional.parameters, ModelSettings(frozen=("vision_tower/",)))
+        state = initial_state(drawn(functional), optimizer, roles)
+        arguments = {"functional": functional, "optimizer": optimizer, "loss": config.loss, "mesh": mesh}
+        step = functools.partial(train_step, **arguments, keep_frozen_features=keep)
+        program = jax.jit(step).lower(state, batch).compile()
+        return costs_of(parse(program.as_text()), [0]).flops, program(state, batch)
+
+    (cheap, found), (dear, expected) = (update(keep) for keep in (True, False))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), found, expected)
+
+    model = functional.merge(drawn(functional))
+    forward = jax.jit(lambda tiles: model.vision_tower(model.normalize(tiles)))
+    once = sum(
+        len(side) * costs_of(parse(forward.lower(side[0]).compile().as_text()), [0]).flops
+        for side in tiles
+        if side.shape[1]
+    )
+    assert dear - cheap == once > 0
+    # Where its features depend on what is trained there is nothing to keep.
+    assert frozen_features_policy(["projector/0/kernel", "vision_tower/encoder/layers/lora/a"]) is None
 
 
 def test_peak_memory_falls_with_the_chunk(subsets, setup):
