@@ -18,7 +18,8 @@ _BACKENDS = {"xla": xla_attention, "chunked": chunked_attention, "cudnn": cudnn_
 IMPLEMENTATIONS = ("auto", *_BACKENDS)
 """Names of the backends. All give the same result but for rounding; they differ in memory and speed.
 
-- "xla" holds the (T, S) logits of every head in float32: the fastest for short sequences on a CPU.
+- "xla" holds the (T, S) logits of every head in float32, of long causal rows about half of them: the fastest for short
+  sequences on a CPU.
 - "chunked" holds those of one block of queries at a time, forward and backward; on any platform.
 - "cudnn" is a kernel for NVIDIA GPUs. Padding on the right alone; packed rows go by "chunked".
 - "splash" is a kernel for TPUs. Padding anywhere, and packed rows.

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from ega_jax.models.attention import attention
+from ega_jax.plan.costs import costs_of
+from ega_jax.plan.hlo import parse
 from tests.models.attention import reference
 
 LENGTH = 300  # two blocks of 128 queries, and a rest
@@ -88,6 +90,30 @@ def test_chunked_adds_up_gradients_of_keys_in_float32():
         if eqn.outvars[i].aval.shape == qkv[0].shape
     ]
     assert [x.dtype for x in sums] == ["float32"] * 2
+
+
+def test_causal_queries_meet_few_keys_behind_them():
+    """Eight blocks of 1,024 queries: 36 of 64 blocks of logits, in both products, and so on the way back."""
+    shape = jax.ShapeDtypeStruct((1, 1024, 2, 16), jnp.float32)
+
+    def products(causal):
+        attend = functools.partial(attention, causal=causal, implementation="xla")
+        program = jax.jit(functools.partial(with_gradients, attend)).lower(*[shape] * 4).compile()
+        return costs_of(parse(program.as_text()), [0]).flops
+
+    assert products(causal=True) * 64 == products(causal=False) * 36 > 0
+
+
+def test_blocks_of_causal_queries_add_up_gradients_of_keys_in_float32():
+    qkv = [jax.ShapeDtypeStruct((1, LENGTH, 1, 8), jnp.bfloat16)] * 3
+    attend = functools.partial(attention, causal=True, implementation="xla")
+    program = jax.make_jaxpr(functools.partial(with_gradients, attend))(*qkv, qkv[0])
+    sums = [
+        eqn.outvars[0].aval.dtype
+        for eqn in program.eqns
+        if eqn.primitive.name == "add_any" and eqn.outvars[0].aval.shape == qkv[0].shape
+    ]
+    assert sums == ["float32"] * 2
 
 
 def test_no_dense_logits_at_real_lengths():
