@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import signal
 import subprocess
@@ -30,6 +29,7 @@ from ega_jax.training.state import abstract_state_of
 
 from . import micro
 from .colours import write_colours
+from .processes import cheap_environment
 
 _STRIDE = 10  # steps that a killed process has trained, at most
 EXPERIMENT = Path(__file__).parent / "micro.py"
@@ -92,13 +92,7 @@ class Run:
         command = [sys.executable, "-m", "ega_jax", "train", str(EXPERIMENT), "--run-dir", str(self.run_dir)]
         settings = {"data.directory": self.data, "steps": self.steps, "checkpoint.every": 2, "validation.every": 8}
         command += [str(word) for name, value in settings.items() for word in (f"--{name}", value)]
-        environment = {
-            **os.environ,
-            "XLA_FLAGS": "",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles in half of the time
-            "JAX_COMPILATION_CACHE_DIR": str(self.run_dir.parent / "compiled"),
-        }
-        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        environment = cheap_environment(self.run_dir.parent / "compiled")
         with self.log.open("a") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=EXPERIMENT.parents[1])
 

@@ -3,13 +3,14 @@
 import argparse
 import importlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from .processes import cheap_environment
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -87,8 +88,7 @@ def test_a_section_runs_in_processes_of_its_own(tmp_path):
     results, page = tmp_path / "train.json", tmp_path / "train.md"
     command = [sys.executable, ROOT / "benchmarks/train.py", "gradcache", "--model=tiny", "--tile-size=32"]
     command += ["--training=lora", "--sizes=4x2x24", "--rounds=1", f"--results={results}", f"--page={page}"]
-    environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": ""}
-    subprocess.run(command, check=True, env=environment, timeout=500)
+    subprocess.run(command, check=True, env=cheap_environment(), timeout=500)
     (row,) = json.loads(results.read_text())["gradcache"]["rows"]
     assert row["share"] == row["temporaries_mib"]["chunks"] / row["temporaries_mib"]["whole"]
     assert 0 < row["share"] < 1
