@@ -64,6 +64,7 @@ class _Reader:
     def __init__(self, module: Module, islands: np.ndarray) -> None:
         self.module, self.islands = module, islands
         self.done: dict[tuple[str, bool], Costs] = {}
+        self.counted: dict[str, str] = {}  # of a collective in pieces, the piece that counts
 
     def computation(self, one: Computation, *, fused: bool = False) -> Costs:
         """Inside a fusion nothing but its arguments and result touches memory."""
@@ -95,6 +96,8 @@ class _Reader:
                 total.add(_scattered(inside) if one.name.startswith("all-reduce-scatter") else inside, 1)
 
     def collective(self, kind: str, one: Instruction, given: int, total: Costs) -> None:
+        if one.chain is not None and self.counted.setdefault(one.chain, one.name) != one.name:
+            return
         groups = replica_groups(one.attributes, len(self.islands))
         groups = np.arange(len(self.islands))[None] if groups is None else groups
         if groups.size == 0 or (size := groups.shape[1]) == 1:

@@ -13,6 +13,8 @@ _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([^\s(]+) .*\{$")
 _TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_CHAIN = re.compile(r'chain_id="\d+"')
+_CHANNEL = re.compile(r"channel_id=\d+")
 _COMPARES_UP = "direction=LT"
 
 
@@ -44,6 +46,15 @@ class Instruction:
     @property
     def bytes(self) -> int:
         return sum(array.bytes for array in self.arrays)
+
+    @property
+    def chain(self) -> str | None:
+        """What a collective on TPUs that goes on beside other work shares with its other pieces; None for any other.
+
+        Its start, each fusion that it goes on in, and its end hold the same collective once more.
+        """
+        chain, channel = _CHAIN.search(self.attributes), _CHANNEL.search(self.attributes)
+        return f"{chain[0]}, {channel[0]}" if chain and channel else None
 
     @property
     def called(self) -> tuple[str, ...]:

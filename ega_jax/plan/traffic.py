@@ -29,6 +29,11 @@ def traffic(one: Instruction, operands: Sequence[Instruction], module: Module) -
     if one.opcode != "fusion":
         return one.bytes + sum(operand.bytes for operand in operands)
     inside = module.computations[one.called[0]]
+    root = inside.instructions[inside.root]
+    if "AsyncCollectiveDone" in root.attributes:
+        return 0
+    if "AsyncCollectiveStart" in root.attributes:
+        return 2 * sum(operand.bytes for operand in operands)
     parameters = [each for each in inside.instructions.values() if each.opcode == "parameter"]
     return _written(one, inside) + sum(_read(each, inside) for each in parameters)
 
@@ -44,6 +49,8 @@ def _read(parameter: Instruction, inside: Computation) -> int:
             parts += user.bytes
         elif user.opcode == "dynamic-update-slice" and user.operands[0] in names:
             continue  # in place: what it does not write it does not read
+        elif user.opcode == "tuple" or user.chain is not None:
+            continue  # handed on as it is, or a collective that counts at its start
         else:
             return parameter.bytes
     return min(parts, parameter.bytes)
@@ -51,10 +58,15 @@ def _read(parameter: Instruction, inside: Computation) -> int:
 
 def _written(fusion: Instruction, inside: Computation) -> int:
     root = inside.source(inside.root)
-    results = [inside.source(name) for name in root.operands] if root.opcode == "tuple" else [root]
-    if any(each.opcode == "dynamic-update-slice" for each in results):
-        return sum(
-            inside.instructions[each.operands[1]].bytes if each.opcode == "dynamic-update-slice" else each.bytes
-            for each in results
-        )
-    return fusion.bytes
+    if root.opcode == "dynamic-update-slice":
+        return inside.instructions[root.operands[1]].bytes
+    if root.opcode != "tuple":
+        return fusion.bytes
+    written = 0
+    for name in root.operands:
+        result = inside.source(name)
+        if result.opcode == "dynamic-update-slice":
+            written += inside.instructions[result.operands[1]].bytes
+        elif inside.instructions[name].opcode != "parameter" and result.chain is None:
+            written += inside.instructions[name].bytes
+    return written

@@ -124,6 +124,64 @@ def test_a_loop_without_a_bound_is_told():
     assert costs.calls == {("all-gather", "fast"): 1}
 
 
+# A gather that goes on beside a product: as XLA writes it for TPUs, in three pieces.
+GATHER = (
+    "bf16[16,4]{1,0} all-gather(%w), channel_id=7, replica_groups={{0,1,2,3,4,5,6,7}}, dimensions={0}, "
+    'frontend_attributes={chain_id="3"}'
+)
+PIECES = f"""HloModule jit_step, is_scheduled=true
+
+%begin (w: bf16[2,4]) -> (bf16[2,4], bf16[16,4], u32[]) {{
+  %w = bf16[2,4]{{1,0}} parameter(0)
+  %gather.1 = {GATHER}
+  ROOT %start.1 = (bf16[2,4]{{1,0}}, bf16[16,4]{{1,0}}, u32[]) custom-call(%gather.1), custom_call_target="AsyncCollectiveStart"
+}}
+
+%beside (w: bf16[2,4], whole: bf16[16,4], flag: u32[], x: bf16[8,16], y: bf16[16,32]) -> (bf16[8,32], bf16[2,4], bf16[16,4], u32[]) {{
+  %w = bf16[2,4]{{1,0}} parameter(0)
+  %whole = bf16[16,4]{{1,0}} parameter(1)
+  %flag = u32[] parameter(2)
+  %x = bf16[8,16]{{1,0}} parameter(3)
+  %y = bf16[16,32]{{1,0}} parameter(4)
+  %gather.2 = {GATHER}
+  %convolution.1 = bf16[8,32]{{1,0}} convolution(%x, %y), dim_labels=bf_io->bf
+  ROOT %t = (bf16[8,32]{{1,0}}, bf16[2,4]{{1,0}}, bf16[16,4]{{1,0}}, bf16[16,4]{{1,0}}, u32[]) tuple(%convolution.1, %w, %whole, %gather.2, %flag)
+}}
+
+%end (w: bf16[2,4], whole: bf16[16,4], flag: u32[]) -> bf16[16,4] {{
+  %w = bf16[2,4]{{1,0}} parameter(0)
+  %whole = bf16[16,4]{{1,0}} parameter(1)
+  %flag = u32[] parameter(2)
+  %gather.3 = {GATHER}
+  ROOT %done.1 = bf16[16,4]{{1,0}} custom-call(%w, %whole, %gather.3, %flag), custom_call_target="AsyncCollectiveDone"
+}}
+
+ENTRY %main (w: bf16[2,4], x: bf16[8,16], y: bf16[16,32]) -> bf16[16,4] {{
+  %w.1 = bf16[2,4]{{1,0}} parameter(0)
+  %x.1 = bf16[8,16]{{1,0}} parameter(1)
+  %y.1 = bf16[16,32]{{1,0}} parameter(2)
+  %start = (bf16[2,4]{{1,0}}, bf16[16,4]{{1,0}}, u32[]) fusion(%w.1), kind=kCustom, calls=%begin
+  %w.2 = bf16[2,4]{{1,0}} get-tuple-element(%start), index=0
+  %whole.2 = bf16[16,4]{{1,0}} get-tuple-element(%start), index=1
+  %flag.2 = u32[] get-tuple-element(%start), index=2
+  %product = (bf16[8,32]{{1,0}}, bf16[2,4]{{1,0}}, bf16[16,4]{{1,0}}, bf16[16,4]{{1,0}}, u32[]) fusion(%w.2, %whole.2, %flag.2, %x.1, %y.1), kind=kOutput, calls=%beside
+  %w.3 = bf16[2,4]{{1,0}} get-tuple-element(%product), index=1
+  %whole.3 = bf16[16,4]{{1,0}} get-tuple-element(%product), index=2
+  %flag.3 = u32[] get-tuple-element(%product), index=4
+  ROOT %gathered = bf16[16,4]{{1,0}} fusion(%w.3, %whole.3, %flag.3), kind=kCustom, calls=%end
+}}
+"""  # noqa: E501
+
+
+def test_a_tpus_collective_in_pieces_counts_once():
+    costs = costs_of(parse(PIECES), [0] * 8)
+    assert costs.calls == {("all-gather", "fast"): 1}
+    assert costs.sent == {("all-gather", "fast"): 7 * 2 * 4 * 2}
+    assert costs.flops == 2 * 8 * 16 * 32
+    # What the gather starts with, read and written; of the fusion beside it, the product's alone.
+    assert costs.memory_bytes == 2 * (2 * 4 * 2) + 2 * (8 * 16 + 16 * 32 + 8 * 32)
+
+
 @pytest.mark.parametrize(
     ("written", "groups"),
     [
