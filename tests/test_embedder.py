@@ -16,6 +16,8 @@ from .micro import config
 # Of an entry of a unit vector, as against transformers (tests/conversion): sums are taken in another order.
 # One x86 CPU gives 9e-7, with Qwen2-VL.
 ROUNDING = 2e-6
+pytestmark = [pytest.mark.minutes, pytest.mark.usefixtures("cheap_compiles")]
+
 IMAGE_BUCKETS = {"micro": (0, 3, 5), "micro_qqmm": (0, 64, 128), "micro_qwen2_vl": (0, 16, 48)}
 
 
@@ -120,10 +122,9 @@ def test_facts_change_with_all_else_that_changes_vectors(tmp_path):
         "dtype": {"model": dataclasses.replace(model, dtype="bfloat16")},
         "longest row": {"data": dataclasses.replace(data, token_buckets=(32, 64))},
     }
-    facts = []
-    for change in changed.values():
-        setup = make_setup(dataclasses.replace(config, **change), directory)
-        facts.append(Embedder.of(setup, starting_parameters(config, setup)).facts)
+    setups = [make_setup(dataclasses.replace(config, **change), directory) for change in changed.values()]
+    parameters = starting_parameters(config, setups[0])
+    facts = [Embedder.of(setup, parameters).facts for setup in setups]
     assert len({frozenset(found.items()) for found in facts}) == len(changed)
     assert len({found["weights"] for found in facts}) == 1
 
