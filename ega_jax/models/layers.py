@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from ega_jax.errors import BadInputError
 from ega_jax.models.attention import IMPLEMENTATIONS
+from ega_jax.models.attention.xla import MIXED_VALUES
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -30,7 +31,10 @@ Axes = tuple[str | None, ...]
 
 _REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
     "full": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(MIXED_VALUES),
+    ),
 }
 
 
@@ -42,7 +46,7 @@ class Compute:
       dtype: dtype of activations and of the parameters' copies in matmuls. Norms, softmax, rotary angles and
         the embedding itself are float32 whatever it is.
       remat: what a layer's backward pass recomputes: "full" everything but the layer's input, "dots"
-        everything but matmuls with parameters, "none" nothing.
+        everything but matmuls with parameters and the values that attention by XLA mixed, "none" nothing.
       attention: the backend, one of `ega_jax.models.attention.IMPLEMENTATIONS`; "auto" goes by the platform.
 
     Raises:

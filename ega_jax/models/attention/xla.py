@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
+
+MIXED_VALUES = "mixed_values"
+"""The name under which a rematerialization policy finds the result: small beside the logits that it is made of."""
 
 LEAST_BLOCK = 128
 """Queries of a block, at least: smaller products are slower."""
@@ -100,5 +104,5 @@ def masked_attention(
         logits = jnp.where(mask[:, None, None], logits, jnp.finfo(jnp.float32).min)
         logits = logits.reshape(*rows.shape[:3], -1)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    mixed = jnp.einsum("bkns,bskd->bknd", weights, v).reshape(grouped.shape)
+    mixed = checkpoint_name(jnp.einsum("bkns,bskd->bknd", weights, v), MIXED_VALUES).reshape(grouped.shape)
     return mixed.transpose(0, 3, 1, 2, 4).reshape(q.shape)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ega_jax.models.attention import attention
+from ega_jax.models.layers import _REMAT_POLICIES
 from ega_jax.plan.costs import costs_of
 from ega_jax.plan.hlo import parse
 from tests.models.attention import reference
@@ -114,6 +115,24 @@ def test_blocks_of_causal_queries_add_up_gradients_of_keys_in_float32():
         if eqn.primitive.name == "add_any" and eqn.outvars[0].aval.shape == qkv[0].shape
     ]
     assert sums == ["float32"] * 2
+
+
+def test_layers_that_keep_products_keep_what_attention_mixed():
+    """Forward two products, backward four and the logits again; the mixed values once more where nothing is kept."""
+    shape = jax.ShapeDtypeStruct((1, 64, 2, 16), jnp.float32)
+
+    def products(policy):
+        attend = functools.partial(attention, causal=False, implementation="xla")
+
+        def layer(q, k, v):
+            # What comes next needs the mixed values on the way back.
+            return jnp.sin(jax.checkpoint(lambda *qkv: jnp.sin(attend(*qkv)), policy=policy)(q, k, v)).sum()
+
+        program = jax.jit(jax.grad(layer, (0, 1, 2))).lower(*[shape] * 3).compile()
+        return costs_of(parse(program.as_text()), [0]).flops / (2 * 64 * 64 * 2 * 16)
+
+    assert products(_REMAT_POLICIES["full"]) == 8
+    assert products(_REMAT_POLICIES["dots"]) == 7
 
 
 def test_no_dense_logits_at_real_lengths():
