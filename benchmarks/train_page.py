@@ -25,8 +25,10 @@ XLA allocates besides inputs and outputs (`memory_analysis()` of the compiled st
 STEP = """\
 The same in torch is what people write: transformers' model and peft's adapters, and GradCache's recipe. All chunks are
 encoded without gradients, the loss is differentiated by the embeddings, and every chunk is encoded again to carry
-those gradients back; then clipping and AdamW. Both begin with the same weights, adapters and inputs, and EGA is the
-loss of both: their losses were compared after every step. Layers here keep the results of matrix products
+those gradients back; then clipping and AdamW. With LoRA the tower is frozen, and here it sees each picture once
+(`data.keep_frozen_features`): its features wait for the second pass. That recipe encodes them twice. Both begin with
+the same weights, adapters and inputs, and EGA is the loss of both: their losses were compared after every step. Layers
+here keep the results of matrix products
 (`model.remat` is `dots`) and recompute the rest, as torch's fused kernels do. Peak memory is the most that the process
 had resident, framework and weights and all: until the end of the first step (loading and compiling), and in the steps
 after it. The target is for the larger of the two. What the two frameworks' products alone make of a machine is in
@@ -35,9 +37,10 @@ after it. The target is for the larger of the two. What the two frameworks' prod
 
 GRADCACHE = """\
 Chunks against one big batch of the same rows, both without remat of layers, each in a process of its own. With chunks
-every row is encoded once more: a third more matrix products where everything is trained, and more with LoRA, whose
-backward pass computes no gradients of kernels, and none at all of the tower. That the time rises by less is
-probably because the few activations of a chunk stay nearer to the cores than all of a batch's; that was not measured.
+every row is encoded once more: a third more matrix products where everything is trained, and half more of the
+decoder's with LoRA, whose backward pass computes no gradients of kernels; its frozen tower runs once. That the time
+rises by less is probably because the few activations of a chunk stay nearer to the cores than all of a batch's; that
+was not measured.
 """
 
 LINEAR = """\
