@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import datetime
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ import jax
 import scale_page
 
 from ega_jax.data.buckets import Bucket
-from ega_jax.plan.plan import make_plan
+from ega_jax.plan.plan import make_plan, plan_encoding
 from ega_jax.plan.step import abstract_batch, local_bytes, model_of
 from ega_jax.plan.topology import find_topology
 from ega_jax.training.config import MeshSettings, TrainConfig, load_experiment
@@ -67,6 +68,8 @@ LAYOUTS = {
     "v5e:16x16": {"LoRA": (4, 4), "full": (64, 4)},
     "v5e:4x4": {"LoRA": (4, 8), "full": (16, 4)},
 }
+# Of the LoRA recipes, beside their state: rows that a device encodes at once.
+ENCODING = {"h200:8": 32, "v5p:4x4x4": 32, "v5e:4x4": 16}
 QQMM_CHUNK = 4  # all patches of a chunk meet in the attention of its tower, so larger ones cost more
 
 
@@ -79,11 +82,14 @@ class Cell:
     batch: int = BATCH
     aside: bool = False
     """In no table: what the first plan showed, and what another chunk costs."""
+    encodes: bool = False
+    """The encoder in place of the step: `batch` rows at once, in no chunks."""
 
     @property
     def name(self) -> str:
         recipe = self.recipe
-        return f"{recipe.model} {recipe.trained} {self.topology} fsdp {self.fsdp} chunk {self.chunk} batch {self.batch}"
+        what = f"{recipe.model} {recipe.trained} {self.topology} fsdp {self.fsdp}"
+        return f"{what} encodes {self.batch}" if self.encodes else f"{what} chunk {self.chunk} batch {self.batch}"
 
 
 def cells() -> list[Cell]:
@@ -103,8 +109,14 @@ def cells() -> list[Cell]:
         Cell(lora, "h200:8", 1, 32, 65536),
         Cell(full, "h200:8", 8, 32, 8192),
     ]
+    encoders = []
+    for topology, rows in ENCODING.items():
+        fsdp, devices = LAYOUTS[topology]["LoRA"][0], math.prod(map(int, topology.partition(":")[2].split("x")))
+        for recipe in (lora, RECIPES[2]):
+            chunk = QQMM_CHUNK if recipe.model == "QQMM-7B" else rows
+            encoders.append(Cell(recipe, topology, fsdp, chunk, chunk * devices, aside=True, encodes=True))
     gpus = sum(cell.topology.startswith("h200") for cell in grid)
-    return [*grid[:gpus], *aside, *larger, *grid[gpus:]]
+    return [*grid[:gpus], *aside, *larger, *grid[gpus:], *encoders]
 
 
 def main() -> None:
@@ -123,12 +135,15 @@ def main() -> None:
 def compile_cell(cell: Cell) -> dict[str, Any]:
     """What one device holds, computes and sends in the step of a cell."""
     config, topology, bucket = config_of(cell), find_topology(cell.topology), Bucket(*cell.recipe.bucket)
-    plan = make_plan(config, topology, bucket, bucket)
-    mesh = make_mesh(config.mesh, topology.devices)
+    plan = plan_encoding(config, topology, bucket) if cell.encodes else make_plan(config, topology, bucket, bucket)
+    mesh, model = make_mesh(config.mesh, topology.devices), model_of(config)
+    # Both sides' features of a frozen tower, in bfloat16: a tile is many of them, a patch is one.
+    features = bucket.units * getattr(model.vision, "num_patches", 1) * model.vision.hidden_size * 2
     more = {
         "devices": mesh.size,
         "chip_bytes": topology.chip.memory,
-        "batch_bytes": local_bytes(abstract_batch(config, model_of(config), mesh, bucket, bucket)),
+        "batch_bytes": local_bytes(abstract_batch(config, model, mesh, bucket, bucket)),
+        "feature_bytes": 2 * features * config.data.batch_size // mesh.size,
         "jax": jax.__version__,
         "date": datetime.date.today().isoformat(),
     }
@@ -138,7 +153,8 @@ def compile_cell(cell: Cell) -> dict[str, Any]:
 def config_of(cell: Cell) -> TrainConfig:
     config = load_experiment(ROOT / f"configs/{cell.recipe.config}.py")
     data = dataclasses.replace(config.data, batch_size=cell.batch, chunk_size=cell.chunk)
-    return dataclasses.replace(config, data=data, mesh=MeshSettings(fsdp=cell.fsdp))
+    validation = dataclasses.replace(config.validation, batch_size=cell.batch)
+    return dataclasses.replace(config, data=data, validation=validation, mesh=MeshSettings(fsdp=cell.fsdp))
 
 
 def planned(cell: Cell) -> dict[str, Any]:

@@ -40,14 +40,22 @@ LARGER = """
 ## Larger batches, derived
 
 Operations, traffic and bytes sent grow as the batch does, for a chunk costs what it costs. Memory grows by the batch's
-inputs, and by 118 kB a row of the global batch: its target and the gradient of that, on every device, and the loss's
-blocks of logits. That number is taken from what was compiled for LoRA on 8 H200 with 8,192 rows; all others are
-predictions. What was compiled stands in parentheses behind what is derived from the step of 1,024 rows. Nothing is
-derived where that is one chunk a device, which needs no second forward pass.
+inputs, by the features that a frozen tower made of its pictures (1.7 MB a row of either side of LLaVA-OneVision's,
+2.4 MB of QQMM's; `data.keep_frozen_features`), and by 118 kB a row of the global batch: its target and the gradient of
+that, on every device, and the loss's blocks of logits. That number is taken from what was compiled for LoRA on 8 H200
+with 8,192 rows; all others are predictions. What was compiled stands in parentheses behind what is derived from the
+step of 1,024 rows. Nothing is derived where that is one chunk a device, which needs no second forward pass.
+"""
+ENCODING = """
+## Encoding
+
+What validation between steps of LoRA runs (`plan --encode`): so many rows of 1,024 tokens and a picture at once, beside
+the state of the run. Rows a second are those of all devices, if no part of the work overlaps and if all does.
 """
 _WHAT = ("model", "trained", "hardware")
 MEMORY = (*_WHAT, "mesh", "rows a chunk", "state, GiB", "temporaries, GiB", "peak, GiB", "of", "fits")
 WORK = (*_WHAT, "products, TFLOP", "memory traffic, GB", "fast links, GB", "slow links, GB", "step, s", "MFU")
+ENCODERS = ("model", "hardware", "mesh", "rows a device", "peak, GiB", "of", *WORK[3:7], "rows a second")
 DERIVED = (*_WHAT, "batch", "peak, GiB", "products, TFLOP", "memory traffic, GB", "sent, GB")
 
 Record = dict[str, Any]
@@ -73,6 +81,8 @@ BEGIN, END = "<!-- drawn by benchmarks/scale.py -->", "<!-- end -->"
 
 
 def render(records: Sequence[Record], cells: Sequence[Record]) -> str:
+    encoders = [record for record in records if record["program"] == "encoding"]
+    records = [record for record in records if record["program"] == "train step"]
     grid = _grid(records, cells)
     compiled = [record for record in grid if "fits" in record]
     checks = [record for record in records if record["batch"] != BATCHES[0]]
@@ -88,8 +98,10 @@ def render(records: Sequence[Record], cells: Sequence[Record]) -> str:
         LARGER,
         table(DERIVED, [row for record in fitting if _in_chunks(record) for row in _larger(record, checks)]),
     ]
-    versions = sorted({record["jax"] for record in records})
-    dates = sorted({record["date"] for record in records})
+    if encoders:
+        parts += [ENCODING, table(ENCODERS, [_encoder(record) for record in encoders])]
+    versions = sorted({record["jax"] for record in (*records, *encoders)})
+    dates = sorted({record["date"] for record in (*records, *encoders)})
     return "\n".join(parts) + f"\n\njax {', '.join(versions)}; {dates[0]} to {dates[-1]}.\n"
 
 
@@ -118,7 +130,7 @@ def choices(records: Sequence[Record], cells: Sequence[Record]) -> str:
 def derive(record: Record, batch: int) -> Record:
     """What a step of a larger batch takes, from one that was compiled; same mesh and chunk."""
     times, more = batch / record["batch"], batch - record["batch"]
-    inputs = record["batch_bytes"] / record["batch"]
+    inputs = (record["batch_bytes"] + record["feature_bytes"]) / record["batch"]
     return {
         "peak_bytes": record["peak_bytes"] + more * (inputs + LOSS_BYTES_A_ROW),
         "flops": record["flops"] * times,
@@ -219,6 +231,20 @@ def _time(record: Record) -> list[Any]:
     ]
     return [record["model"], record["trained"], _hardware(record), *work, _range(record["step_seconds"]),
             " to ".join(f"{share:.0%}" for share in reversed(record["mfu"]))]  # fmt: skip
+
+
+def _encoder(record: Record) -> list[Any]:
+    rows = [record["batch"] / seconds for seconds in reversed(record["step_seconds"])]
+    sizes = [_gib(record["peak_bytes"]), _gib(record["chip_bytes"])]
+    return [
+        record["model"],
+        _hardware(record),
+        _mesh(record),
+        record["chunk_size"],
+        *sizes,
+        *_time(record)[3:7],
+        _range(rows),
+    ]
 
 
 def _compared(records: Sequence[Record], chosen: Sequence[Record]) -> list[list[Any]]:
