@@ -10,8 +10,9 @@ from measure import table
 
 GIB, GB = 2**30, 1e9
 BATCHES = (1024, 8192, 65536)
-# Of a device, beyond the batch's inputs: the gathered target and its gradient, 3,584 of float32 each, and the loss's
-# blocks of logits. What a batch of 8,192 takes more than one of 1,024, by LoRA on 8 H200.
+# Of a device, beyond the batch's inputs and features: the gathered target and its gradient, 3,584 of float32 each, and
+# the loss's blocks of logits. What a batch of 8,192 took more than one of 1,024 by LoRA on 8 H200, where no features
+# were kept: an upper bound where they are.
 LOSS_BYTES_A_ROW = 117_503
 HARDWARE = {
     "v5e:4x4": "16 v5e", "v5e:8x8": "64 v5e", "v5e:16x16": "256 v5e", "v5p:4x4x4": "64 v5p", "v5p:4x8x8": "256 v5p",
@@ -41,10 +42,11 @@ LARGER = """
 
 Operations, traffic and bytes sent grow as the batch does, for a chunk costs what it costs. Memory grows by the batch's
 inputs, by the features that a frozen tower made of its pictures (1.7 MB a row of either side of LLaVA-OneVision's,
-2.4 MB of QQMM's; `data.keep_frozen_features`), and by 118 kB a row of the global batch: its target and the gradient of
-that, on every device, and the loss's blocks of logits. That number is taken from what was compiled for LoRA on 8 H200
-with 8,192 rows; all others are predictions. What was compiled stands in parentheses behind what is derived from the
-step of 1,024 rows. Nothing is derived where that is one chunk a device, which needs no second forward pass.
+2.4 MB of QQMM's; `data.keep_frozen_features`), and by at most 118 kB a row of the global batch: its target and the
+gradient of that, on every device, and the loss's blocks of logits. The last number is of a step that kept no features,
+whose peak was in the loss; with them the peak is in the second pass, and memory that was compiled grows by less. It
+stands in parentheses behind what is derived from the step of 1,024 rows; all else are predictions, on the safe side.
+Nothing is derived where that step is one chunk a device, which needs no second forward pass.
 """
 ENCODING = """
 ## Encoding
