@@ -152,7 +152,8 @@ def compile_cell(cell: Cell) -> dict[str, Any]:
 
 def config_of(cell: Cell) -> TrainConfig:
     config = load_experiment(ROOT / f"configs/{cell.recipe.config}.py")
-    data = dataclasses.replace(config.data, batch_size=cell.batch, chunk_size=cell.chunk)
+    batch = BATCH if cell.encodes else cell.batch
+    data = dataclasses.replace(config.data, batch_size=batch, chunk_size=cell.chunk)
     validation = dataclasses.replace(config.validation, batch_size=cell.batch)
     return dataclasses.replace(config, data=data, validation=validation, mesh=MeshSettings(fsdp=cell.fsdp))
 
