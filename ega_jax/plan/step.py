@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from ega_jax.training.optimizer import make_optimizer
 from ega_jax.training.setup import functional_model
 from ega_jax.training.sharding import batch_devices, batch_sharding, replicated
 from ega_jax.training.state import abstract_state
-from ega_jax.training.step import State, train_step
+from ega_jax.training.step import State, compiled_train_step
 
 if TYPE_CHECKING:
     from ega_jax.data.buckets import Bucket
@@ -41,16 +40,8 @@ def lower_step(
     optimizer, _ = make_optimizer(config.optimizer, config.steps)
     state = abstract_state(config, functional, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = functools.partial(
-        train_step,
-        functional=functional,
-        optimizer=optimizer,
-        loss=config.loss,
-        mesh=mesh,
-        keep_frozen_features=config.data.keep_frozen_features,
-    )
     batch = abstract_batch(config, model, mesh, query, target)
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)).lower(state, batch), state
+    return compiled_train_step(config, functional, optimizer, mesh, shardings).lower(state, batch), state
 
 
 def lower_encoding(config: TrainConfig, mesh: jax.sharding.Mesh, bucket: Bucket) -> tuple[jax.stages.Lowered, State]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ega_jax.losses import LossStats
     from ega_jax.models.functional import Functional
-    from ega_jax.training.config import LossSettings
+    from ega_jax.training.config import LossSettings, TrainConfig
     from ega_jax.training.roles import Role
 
 State = dict[str, Any]
@@ -98,6 +98,31 @@ def train_step(
         "optimizer": finite_or_before(finite, optimizer_state, state["optimizer"]),
     }
     return new, metrics
+
+
+def compiled_train_step(
+    config: TrainConfig,
+    functional: Functional,
+    optimizer: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+    shardings: State,
+) -> Any:
+    """`train_step` of an experiment under `jax.jit`, with the state written in place: what trains, and what is planned.
+
+    Args:
+      config: of the experiment.
+      functional, optimizer, mesh: as for `train_step`.
+      shardings: where the state lives, before and after.
+    """
+    step = functools.partial(
+        train_step,
+        functional=functional,
+        optimizer=optimizer,
+        loss=config.loss,
+        mesh=mesh,
+        keep_frozen_features=config.data.keep_frozen_features,
+    )
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def embed_sides(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ from ega_jax.training.setup import MODEL, Setup, make_setup, write_model_directo
 from ega_jax.training.sharding import batch_devices, local_groups
 from ega_jax.training.speed import StepClock, flops_per_token
 from ega_jax.training.state import abstract_state_of, first_state, restore_state, saved_state
-from ega_jax.training.step import State, to_global, train_step
+from ega_jax.training.step import State, compiled_train_step, to_global
 from ega_jax.training.trace import Trace
 from ega_jax.training.watchdog import Watchdog
 
@@ -140,15 +139,7 @@ def train(
     abstract_state = abstract_state_of(config, setup)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
     progress.note(describe_roles(config, setup, abstract_state))
-    step_fn = functools.partial(
-        train_step,
-        functional=functional,
-        optimizer=optimizer,
-        loss=config.loss,
-        mesh=mesh,
-        keep_frozen_features=config.data.keep_frozen_features,
-    )
-    update = jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
+    update = compiled_train_step(config, functional, optimizer, mesh, shardings)
 
     # ---------------------------------------------------------------- state: a checkpoint, given weights, or random
     checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint)
