@@ -81,7 +81,7 @@ class Cell:
     chunk: int
     batch: int = BATCH
     aside: bool = False
-    """In no table: what the first plan showed, and what another chunk costs."""
+    """Not of the grid of models and hardware: what the first plan showed, what another chunk costs, encoders."""
     encodes: bool = False
     """The encoder in place of the step: `batch` rows at once, in no chunks."""
 

@@ -1,4 +1,4 @@
-"""Attention as XLA's own matrix products and softmax, with all logits in memory."""
+"""Attention as XLA's own matrix products and softmax, with the logits in memory."""
 
 from __future__ import annotations
 
