@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -29,20 +29,17 @@ _PIECE_BYTES = 2**23
 
 
 class Tensor(NamedTuple):
-    """A tensor on disk: `get_slice` of an open file, which reads nothing until it is indexed."""
+    """A tensor on disk, of which nothing is read until it is asked for."""
 
     name: str  # as the file has it
     file: Path
-    slice: Any
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.slice.get_shape())
+    shape: tuple[int, ...]
+    dtype_name: str  # as the file has it
 
     @property
     def dtype(self) -> np.dtype | None:
         """None for those that weights do not have."""
-        return DTYPES.get(self.slice.get_dtype())
+        return DTYPES.get(self.dtype_name)
 
     def pieces(self) -> Iterator[np.ndarray]:
         """Its values as consecutive rows, a few megabytes at a time.
@@ -63,7 +60,7 @@ class Tensor(NamedTuple):
           BadInputError: it does not hold floats.
         """
         if self.dtype is None:
-            raise BadInputError(f"{self.file}: {self.name} has dtype {self.slice.get_dtype()}, which is not a float")
+            raise BadInputError(f"{self.file}: {self.name} has dtype {self.dtype_name}, which is not a float")
         return Source(name, self.dtype, self.shape, self.pieces)
 
     def read(self, index: slice | tuple[slice, ...]) -> np.ndarray:
@@ -73,7 +70,10 @@ class Tensor(NamedTuple):
           BadInputError: the file cannot be read.
         """
         try:
-            return self.slice[index]
+            # Opened anew each time, in a millisecond: the file is mapped, and what was read of it would stay with the
+            # process for as long as it is open, beside the parameters that were made of it.
+            with safe_open(self.file, framework="numpy") as file:
+                return file.get_slice(self.name)[index]
         except (SafetensorError, OSError) as error:
             raise BadInputError(f"{self.file}: unreadable ({error}); fetch it again") from error
 
@@ -100,8 +100,9 @@ def open_tensors(model_dir: Path) -> list[Tensor]:
     tensors = []
     for file in files:
         try:
-            handle = safe_open(file, framework="numpy")
-            tensors += [Tensor(name, file, handle.get_slice(name)) for name in handle.keys()]  # noqa: SIM118
+            with safe_open(file, framework="numpy") as handle:
+                slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
+                tensors += [Tensor(name, file, tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()]
         except (SafetensorError, OSError) as error:
             raise BadInputError(f"{file}: not a whole safetensors file ({error}); fetch it again") from error
     return tensors

@@ -106,7 +106,7 @@ def match(tensors: Iterable[Tensor], slots: Iterable[Slot], names: NameTable, mo
             if not names.is_passed_over(name):
                 unknown.append(tensor.name)
         elif tensor.dtype is None:
-            misshaped.append(f"{tensor.name} (dtype {tensor.slice.get_dtype()} is not a float)")
+            misshaped.append(f"{tensor.name} (dtype {tensor.dtype_name} is not a float)")
         elif tensor.shape != wanted[name]:
             misshaped.append(f"{tensor.name} (is {tensor.shape}, must be {wanted[name]})")
     missing = [name for name in wanted if name not in matched]

@@ -1,6 +1,6 @@
 """Writes a synthetic checkpoint piece by piece, or reads one and prints what that took: run by test_weights_memory.py.
 
-Memory is the anonymous part of the resident set: pages of the mapped files belong to the system's cache.
+Memory is the resident set, pages of mapped files and all.
 """
 
 import gc
@@ -65,11 +65,11 @@ def write(directory, dtype):
     return sources
 
 
-def anonymous_bytes():
+def resident_bytes():
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
+        if line.startswith("VmRSS"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError("no RssAnon in /proc/self/status")
+    raise RuntimeError("no VmRSS in /proc/self/status")
 
 
 def read(directory):
@@ -77,11 +77,11 @@ def read(directory):
     # What reading needs once and for all: the library's own memory, and a first compilation.
     jax.block_until_ready(jax.jit(lambda x: jax.lax.dynamic_update_slice(x, x[:1], (1,)))(np.zeros(4, np.float32)))
     gc.collect()
-    before, peak, done = anonymous_bytes(), [0], threading.Event()
+    before, peak, done = resident_bytes(), [0], threading.Event()
 
     def watch():
         while not done.is_set():
-            peak[0] = max(peak[0], anonymous_bytes())
+            peak[0] = max(peak[0], resident_bytes())
             time.sleep(0.001)
 
     watcher = threading.Thread(target=watch)
