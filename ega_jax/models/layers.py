@@ -8,6 +8,7 @@ beyond rounding.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,10 +30,22 @@ if TYPE_CHECKING:
 Axes = tuple[str | None, ...]
 """Logical names of a parameter's axes, one each; None where an axis is never split."""
 
+NARROW = 64
+"""A number that is a sum of so few products is made again sooner than it is written and read: an adapter's part."""
+
+
+def _keeps_wide_products(primitive: Any, *operands: Any, **parameters: Any) -> bool:
+    """Policy: the results of products with parameters, where each number is a sum of more than `NARROW`."""
+    if not jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *operands, **parameters):
+        return False
+    (summed, _), _ = parameters["dimension_numbers"]
+    return math.prod(operands[0].shape[axis] for axis in summed) > NARROW
+
+
 _REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
     "full": None,
     "dots": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        _keeps_wide_products,
         jax.checkpoint_policies.save_only_these_names(MIXED_VALUES),
     ),
 }
@@ -46,7 +59,7 @@ class Compute:
       dtype: dtype of activations and of the parameters' copies in matmuls. Norms, softmax, rotary angles and
         the embedding itself are float32 whatever it is.
       remat: what a layer's backward pass recomputes: "full" everything but the layer's input, "dots"
-        everything but matmuls with parameters and the values that attention by XLA mixed, "none" nothing.
+        everything but (wide) matmuls with parameters and the values that attention by XLA mixed, "none" nothing.
       attention: the backend, one of `ega_jax.models.attention.IMPLEMENTATIONS`; "auto" goes by the platform.
 
     Raises:
@@ -55,7 +68,7 @@ class Compute:
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["none", "full", "dots"] = "full"
-    attention: Literal["auto", "xla", "chunked", "cudnn", "splash"] = "auto"
+    attention: Literal["auto", "xla", "by_heads", "chunked", "cudnn", "splash"] = "auto"
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):

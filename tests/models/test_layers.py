@@ -11,6 +11,7 @@ from flax import nnx
 from ega_jax.models.attention import attention
 from ega_jax.models.functional import Functional, embed_groups
 from ega_jax.models.layers import (
+    _REMAT_POLICIES,
     Compute,
     Embed,
     LayerNorm,
@@ -133,6 +134,18 @@ def test_remat_changes_no_gradient_but_what_is_kept(small):
         reference = gradients if reference is None else reference
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gradients, reference)
     assert temporaries["none"] > temporaries["dots"] > temporaries["full"]
+
+
+def test_dots_keeps_what_a_kernel_made_and_not_what_an_adapter_adds(capsys):
+    kernel, down, up = (jnp.ones(shape) for shape in ((96, 160), (96, 8), (8, 160)))
+
+    @functools.partial(jax.checkpoint, policy=_REMAT_POLICIES["dots"])
+    def layer(x, down, up):
+        return jnp.sin(x @ kernel + (x @ down) @ up)
+
+    jax.ad_checkpoint.print_saved_residuals(layer, jnp.ones((32, 96)), down, up)
+    kept = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "argument" not in line]
+    assert sorted(kept) == ["f32[32,160]", "f32[32,8]", "f32[96,160]"]  # with the kernel itself, a constant
 
 
 def test_compute_names_wrong_settings():
