@@ -45,7 +45,7 @@ class ModelSettings:
     """Type of the matrix products; parameters, norms, softmax and similarities are float32 whatever it is."""
     remat: Literal["none", "dots", "full"] = "full"
     """What the backward pass recomputes: nothing, all but matrix products, or every layer."""
-    attention: Literal["auto", "xla", "chunked", "cudnn", "splash"] = "auto"
+    attention: Literal["auto", "xla", "by_heads", "chunked", "cudnn", "splash"] = "auto"
     """The attention backend; "auto" goes by the platform (see `ega_jax.models.attention`)."""
     system_prompt: str | None = None
     """The system turn of every prompt, "" leaves it out; None is that of the recipe.json of `weights`, or the

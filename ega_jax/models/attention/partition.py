@@ -9,7 +9,7 @@ import jax
 from jax.sharding import PartitionSpec as P
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int
+    from jaxtyping import Array, Float, PyTree, Shaped
 
     Kernel = Callable[..., Float[Array, "B T H d"]]
 
@@ -22,7 +22,7 @@ def on_mesh(
     q: Float[Array, "B T H d"],
     k: Float[Array, "B S K d"],
     v: Float[Array, "B S K d"],
-    rows: Int[Array, "B ..."] | None,
+    rows: PyTree[Shaped[Array, "B ..."]],
 ) -> Float[Array, "B T H d"]:
     """Runs kernel(q, k, v, rows) on each device's heads, under `jax.shard_map`.
 

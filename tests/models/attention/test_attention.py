@@ -53,7 +53,7 @@ def with_gradients(attend, q, k, v, pull):
     # and the head sizes of the towers: SigLIP's and NaViT's
     [*((name, 16) for name in CASES), ("full, padded", 72), ("packed, padded", 80), ("causal, padded", 128)],
 )
-@pytest.mark.parametrize("implementation", ["xla", "chunked"])
+@pytest.mark.parametrize("implementation", ["xla", "by_heads", "chunked"])
 def test_equals_float64_reference(name, head_dim, implementation):
     q, k, v, pull, options = case(name, head_dim)
     attend = functools.partial(attention, **options, implementation=implementation)
@@ -67,7 +67,7 @@ def test_equals_float64_reference(name, head_dim, implementation):
         assert np.isfinite(one).all()
 
 
-@pytest.mark.parametrize("implementation", ["xla", "chunked"])
+@pytest.mark.parametrize("implementation", ["xla", "by_heads", "chunked"])
 def test_softmax_is_float32_under_bfloat16(implementation):
     # Logits of 256 and 257: bfloat16 has no number between 256 and 258, and would weigh both keys alike.
     q = jnp.array([16, 16, 16, 2], jnp.bfloat16)[None, None, None]
@@ -117,6 +117,17 @@ def test_blocks_of_causal_queries_add_up_gradients_of_keys_in_float32():
     assert sums == ["float32"] * 2
 
 
+@pytest.mark.parametrize(("heads", "together"), [(4, 2), (3, 1)])
+def test_by_heads_makes_the_logits_of_few_heads_at_once(heads, together):
+    """SigLIP's 729 patches: of as many key heads as fit and divide all, forward and backward."""
+    shape = jax.ShapeDtypeStruct((2, 729, heads, 72), jnp.float32)
+    attend = functools.partial(attention, causal=False, implementation="by_heads")
+    memory = jax.jit(functools.partial(with_gradients, attend)).lower(*[shape] * 4).compile().memory_analysis()
+    logits = together * 729**2 * 4
+    beside = 12 * shape.size * 4  # queries, keys, values and the result, turn by turn, and their gradients
+    assert logits < memory.temp_size_in_bytes < 2.5 * logits + beside < 8 * 729**2 * heads * 4
+
+
 def test_layers_that_keep_products_keep_what_attention_mixed():
     """Forward two products, backward four and the logits again; the mixed values once more where nothing is kept."""
     shape = jax.ShapeDtypeStruct((1, 64, 2, 16), jnp.float32)
@@ -151,13 +162,13 @@ def test_names_what_it_cannot_do():
     q, k = jnp.ones((1, 2, 3, 4)), jnp.ones((1, 2, 2, 4))
     with pytest.raises(ValueError, match="3 query heads do not divide among 2"):
         attention(q, k, k, causal=True)
-    with pytest.raises(ValueError, match=r"'flash'.*known: auto, xla, chunked, cudnn, splash"):
+    with pytest.raises(ValueError, match=r"'flash'.*known: auto, xla, by_heads, chunked, cudnn, splash"):
         attention(q, q, q, causal=True, implementation="flash")
     with pytest.raises(ValueError, match=r"segment_ids \(1, 3\) are not those of \(1, 2\) queries"):
         attention(q, q, q, causal=False, segment_ids=jnp.zeros((1, 3), int))
 
 
-@pytest.mark.parametrize("implementation", ["xla", "chunked", "cudnn", "splash"])
+@pytest.mark.parametrize("implementation", ["xla", "by_heads", "chunked", "cudnn", "splash"])
 @pytest.mark.parametrize("shape", [(0, 9, 2, 8), (1, 0, 2, 8)])
 def test_nothing_attends_to_nothing(implementation, shape):
     q = jnp.zeros(shape, jnp.bfloat16)

@@ -82,12 +82,14 @@ def test_names_what_it_does_not_take():
 
 
 def test_the_platform_chooses():
-    def chosen(platform, length=64, head_dim=64, dtype=jnp.bfloat16, packed=False):
+    def chosen(platform, length=64, head_dim=64, dtype=jnp.bfloat16, causal=True, packed=False):
         q = jax.ShapeDtypeStruct((1, length, 2, head_dim), dtype)
-        return _choose(platform, q, length, packed=packed)
+        return _choose(platform, q, length, causal=causal, packed=packed)
 
     assert chosen("tpu") == chosen("tpu", packed=True) == "splash"
     assert chosen("gpu") == chosen("gpu", head_dim=72) == "cudnn"
     assert chosen("gpu", dtype=jnp.float32) == chosen("gpu", head_dim=12) == chosen("gpu", packed=True) == "xla"
-    assert chosen("cpu") == chosen("cpu", 2048) == "xla"
-    assert chosen("cpu", 2049) == chosen("gpu", 12288, packed=True) == "chunked"
+    assert chosen("cpu") == chosen("cpu", 2048) == chosen("cpu", 256, causal=False) == "xla"
+    assert chosen("cpu", 257, causal=False) == chosen("cpu", 2048, causal=False, packed=True) == "by_heads"
+    assert chosen("gpu", 729, causal=False, dtype=jnp.float32) == "xla"
+    assert chosen("cpu", 2049) == chosen("cpu", 2049, causal=False) == chosen("gpu", 12288, packed=True) == "chunked"
