@@ -129,7 +129,8 @@ def main() -> None:
         records[cell.name] = compile_cell(cell)
         print(f"  {records[cell.name]['verdict']}", flush=True)
         write(records)
-    scale_page.draw(list(records.values()), [planned(cell) for cell in cells()], ROOT / "docs")
+    in_order = [records[cell.name] for cell in cells() if cell.name in records]
+    scale_page.draw(in_order, [planned(cell) for cell in cells()], ROOT / "docs")
 
 
 def compile_cell(cell: Cell) -> dict[str, Any]:
