@@ -44,14 +44,16 @@ def _local(
     *,
     causal: bool,
 ) -> Float[Array, "B T H d"]:
-    heads = k.shape[2]
-    logits = q.shape[1] * k.shape[1] * q.shape[2] // heads
-    at_once = max(n for n in range(1, heads + 1) if heads % n == 0 and (n == 1 or n * logits <= MOST_LOGITS))
+    (batch, num_queries, query_heads, _), (num_keys, heads) = q.shape, k.shape[1:3]
+    logits = num_queries * num_keys * query_heads // heads
+    at_once = max((n for n in range(1, heads + 1) if heads % n == 0 and n * logits <= MOST_LOGITS), default=1)
     turns = heads // at_once
 
     def in_turns(x: Float[Array, "B T H d"]) -> Float[Array, "turns 1 T h d"]:
-        return jnp.stack(jnp.split(x, turns, axis=2), axis=1).reshape(
-            -1, 1, x.shape[1], x.shape[2] // turns, x.shape[3]
+        return (
+            x.reshape(*x.shape[:2], turns, -1, x.shape[3])
+            .swapaxes(1, 2)
+            .reshape(batch * turns, 1, x.shape[1], -1, x.shape[3])
         )
 
     @jax.checkpoint
@@ -61,5 +63,4 @@ def _local(
 
     of_turns = jax.tree.map(lambda x: jnp.repeat(x, turns, axis=0)[:, None], rows)
     mixed = jax.lax.map(attend, (in_turns(q), in_turns(k), in_turns(v), of_turns))
-    mixed = mixed.reshape(len(q), turns, *mixed.shape[2:])
-    return jnp.concatenate([mixed[:, turn] for turn in range(turns)], axis=2)
+    return mixed.reshape(batch, turns, num_queries, -1, q.shape[3]).swapaxes(1, 2).reshape(q.shape)

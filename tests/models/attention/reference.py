@@ -1,5 +1,6 @@
-"""Attention and its gradients by their formulas, in float64."""
+"""Attention and its gradients by their formulas, in float64; and what backends are asked to match them on."""
 
+import jax
 import numpy as np
 
 
@@ -36,3 +37,17 @@ def attention(q, k, v, seen, pull):
         over_groups(np.einsum("bhts,bthd->bshd", pulled, q)),
         over_groups(np.einsum("bhts,bthd->bshd", weights, pull)),
     )
+
+
+def with_gradients(attend, q, k, v, pull):
+    """The result of a backend and its gradients, as `attention` has them."""
+    mixed, pullback = jax.vjp(attend, q, k, v)
+    return mixed, *pullback(pull)
+
+
+def arrays(*lead, length, head_dim, heads=4, key_heads=2):
+    """(q, k, v, pull) of two rows, with axes `lead` behind the first."""
+    rng = np.random.default_rng(0)
+    q, pull = rng.normal(size=(2, *lead, length, heads, head_dim)).astype(np.float32)
+    k, v = rng.normal(size=(2, *lead, length, key_heads, head_dim)).astype(np.float32)
+    return q, k, v, pull

@@ -12,6 +12,7 @@ from ega_jax.models.layers import _REMAT_POLICIES
 from ega_jax.plan.costs import costs_of
 from ega_jax.plan.hlo import parse
 from tests.models.attention import reference
+from tests.models.attention.reference import with_gradients
 
 LENGTH = 300  # two blocks of 128 queries, and a rest
 
@@ -41,11 +42,6 @@ def case(name, head_dim=16):
 
 
 CASES = ("full", "causal", "causal, padded", "full, padded", "packed", "packed, causal", "packed, padded")
-
-
-def with_gradients(attend, q, k, v, pull):
-    mixed, pullback = jax.vjp(attend, q, k, v)
-    return mixed, *pullback(pull)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from ega_jax.models.attention.by_heads import attention_by_heads
 from ega_jax.models.attention.partition import HEADS_AXIS
 from ega_jax.models.attention.splash import splash_attention
 from ega_jax.training.sharding import BATCH, AxisRules
-from tests.models.attention.test_splash import arrays, with_gradients
+from tests.models.attention.reference import arrays, with_gradients
 
 BACKENDS = {"splash": functools.partial(splash_attention, interpret=True), "by heads": attention_by_heads}
 

@@ -8,20 +8,9 @@ import pytest
 
 from ega_jax.models.attention.splash import splash_attention
 from tests.models.attention import reference
+from tests.models.attention.reference import arrays, with_gradients
 
 splash = functools.partial(splash_attention, interpret=True)
-
-
-def arrays(*lead, length, head_dim, heads=4, key_heads=2):
-    rng = np.random.default_rng(0)
-    q, pull = rng.normal(size=(2, *lead, length, heads, head_dim)).astype(np.float32)
-    k, v = rng.normal(size=(2, *lead, length, key_heads, head_dim)).astype(np.float32)
-    return q, k, v, pull
-
-
-def with_gradients(attend, q, k, v, pull):
-    mixed, pullback = jax.vjp(attend, q, k, v)
-    return mixed, *pullback(pull)
 
 
 def left(length):
