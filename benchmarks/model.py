@@ -53,9 +53,8 @@ frameworks' kernels make of this machine. XLA's product of float32 on CPUs is th
 
 Peak memory is the most that the process of the task ever had resident: framework, weights, compilation and all.
 `model.remat` is `dots`: results of matrix products are kept, and those of attention and of what is done entry by entry
-computed again on the way back, which is what torch's fused kernels do. With `none` the train step of the small model
-takes as long, and 3.02 GiB of temporaries instead of 1.14 (of XLA's memory analysis): attention's probabilities, and
-several arrays for every norm and activation.
+computed again on the way back, which is what torch's fused kernels do. With `none` attention's probabilities would be
+kept too, and several arrays for every norm and activation.
 
 Where "huge pages" stands beside the machine, both processes ran with `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, as in
 `make demo`: both take and return hundreds of megabytes every step, and in pages of 4 KiB the kernel's part of that is
